@@ -1,0 +1,34 @@
+"""Data for dlkit's methods: LightningDataModules that know `dlkit.batches` and nothing else of dlkit."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datamodules.cifar import CIFAR10
+    from datamodules.digits import Digits
+    from datamodules.images import Images
+    from datamodules.mnist import KMNIST, MNIST, FashionMNIST
+
+# Public name -> the module that defines it; names are imported when they are first used.
+EXPORTS = {
+    "Digits": "datamodules.digits",
+    "MNIST": "datamodules.mnist",
+    "FashionMNIST": "datamodules.mnist",
+    "KMNIST": "datamodules.mnist",
+    "CIFAR10": "datamodules.cifar",
+    "Images": "datamodules.images",
+}
+
+__all__ = ["CIFAR10", "Digits", "FashionMNIST", "Images", "KMNIST", "MNIST"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in EXPORTS:
+        return getattr(importlib.import_module(EXPORTS[name]), name)
+    raise AttributeError(f"module 'datamodules' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *EXPORTS])

@@ -1,0 +1,180 @@
+"""ImageData: the base of every datamodule of images held in memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from datamodules.loader import Loader
+from dlkit.batches import Examples
+
+Binarize = Literal["none", "static", "dynamic"]
+Split = Literal["train", "val", "test"]
+
+
+class ImageData(L.LightningDataModule):
+    """Images held in memory as bytes, turned into float32 in [0, 1] on the device that trains.
+
+    A subclass sets `data_shape`, `num_classes` and `num_levels`, and gives `load()`. The validation split is taken from the
+    training part by `split_seed`; the test part is whatever the data set says it is.
+
+    Args:
+        batch_size: examples a batch and device.
+        val_size: examples held out of the training part for validation; 0 trains without validation.
+        split_seed: of that split, and of static binarisation. The order of training comes from the run's seed.
+        binarize: "none"; "static": each pixel is drawn once as Bernoulli(x), the same in every epoch; "dynamic": drawn
+            anew for each training batch, and as "static" in evaluation (Burda et al. 2016, arXiv:1509.00519).
+        shift: training pictures are moved by up to so many pixels in each direction, filled with zeros.
+
+    Attributes:
+        data_shape: (channels, height, width).
+        num_classes: how many classes, or None.
+        num_levels: how many values a pixel can take.
+        class_names: a name for each class.
+    """
+
+    data_shape: tuple[int, ...]
+    num_classes: int | None
+    num_levels: int = 256
+    class_names: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        batch_size: int = 128,
+        val_size: int = 0,
+        split_seed: int = 0,
+        binarize: Binarize = "none",
+        shift: int = 0,
+    ) -> None:
+        super().__init__()
+        if binarize not in ("none", "static", "dynamic"):
+            raise ValueError(f"unknown binarize {binarize!r}: use 'none', 'static' or 'dynamic'")
+        if val_size < 0:
+            raise ValueError(f"val_size={val_size}: give 0 or more examples")
+        self.batch_size = batch_size
+        self.val_size = val_size
+        self.split_seed = split_seed
+        self.binarize: Binarize = binarize
+        self.shift = shift
+        self.splits: dict[str, Examples] = {}
+
+    def load(self) -> dict[str, Examples]:
+        """The parts "train" and "test": x (n, *data_shape), uint8 in 0 .. num_levels - 1; y (n,), int64, or None."""
+        raise NotImplementedError(f"{type(self).__name__} has to define load()")
+
+    # What Lightning calls --------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str | None = None) -> None:
+        if self.splits:
+            return
+        parts = self.load()
+        train = parts["train"]
+        if self.val_size >= len(train.x):
+            raise ValueError(f"val_size={self.val_size} leaves nothing of the {len(train.x)} training examples: lower it")
+        if self.val_size:
+            order = torch.randperm(len(train.x), generator=torch.Generator().manual_seed(self.split_seed))
+            parts["val"] = select(train, order[: self.val_size])
+            parts["train"] = select(train, order[self.val_size :].sort().values)
+        if self.binarize != "none":
+            for index, name in enumerate(sorted(parts)):
+                if name != "train" or self.binarize == "static":
+                    generator = torch.Generator().manual_seed(1000 * self.split_seed + index)
+                    bright = bernoulli(parts[name].x / (self.num_levels - 1), generator)
+                    parts[name] = parts[name]._replace(x=bright.to(torch.uint8) * (self.num_levels - 1))
+        self.splits = parts
+
+    def train_dataloader(self) -> Loader:
+        return self.loader("train", shuffle=True)
+
+    def val_dataloader(self) -> Loader | list[Any]:
+        return self.loader("val") if self.val_size else []
+
+    def test_dataloader(self) -> Loader:
+        return self.loader("test")
+
+    def on_after_batch_transfer(self, batch: Examples, dataloader_idx: int) -> Examples:
+        return self.prepare(batch, training=self.trainer is not None and self.trainer.training)
+
+    # For everybody ---------------------------------------------------------------------------------------------------
+
+    def loader(self, split: Split, shuffle: bool = False) -> Loader:
+        """Batches of bytes, as they lie in memory. The seed of the order is the run's (torch's initial seed)."""
+        self.setup()
+        return Loader(self.splits[split], self.batch_size, shuffle, seed=torch.initial_seed())
+
+    def batches(self, split: Split = "train", device: str | torch.device = "cpu") -> Iterator[Examples]:
+        """One pass over a split, ready for `Method.loss`: shuffled and augmented for "train", in order for the others."""
+        training = split == "train"
+        for batch in self.loader(split, shuffle=training):
+            moved = Examples(*(None if part is None else part.to(device) for part in batch))
+            yield self.prepare(moved, training)
+
+    def prepare(self, batch: Examples, training: bool = False) -> Examples:
+        """Bytes to float32 in [0, 1], and in training the augmentation and the dynamic binarisation.
+
+        Args:
+            batch: x (batch, *data_shape), uint8.
+            training: whether this batch is trained on.
+        """
+        x = batch.x.float().div_(self.num_levels - 1)
+        if training and self.shift:
+            x = random_shift(x, self.shift)
+        if training and self.binarize == "dynamic":
+            x = bernoulli(x)
+        return batch._replace(x=x)
+
+
+def bernoulli(probability: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """1 with the given probability, else 0: any shape -> the same shape, float32."""
+    noise = torch.rand(probability.shape, generator=generator, device=probability.device)
+    return (noise < probability).float()
+
+
+def random_shift(x: Tensor, shift: int) -> Tensor:
+    """Moves each picture by its own whole number of pixels in -shift .. shift: (batch, channels, height, width)."""
+    n, _, height, width = x.shape
+    padded = torch.nn.functional.pad(x, (shift, shift, shift, shift))
+    top, left = torch.randint(0, 2 * shift + 1, (2, n, 1), device=x.device)
+    rows = top + torch.arange(height, device=x.device)
+    columns = left + torch.arange(width, device=x.device)
+    picture = torch.arange(n, device=x.device).view(n, 1, 1)
+    return padded[picture, :, rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2).contiguous()
+
+
+def select(examples: Examples, rows: Tensor) -> Examples:
+    """The examples at `rows`."""
+    return Examples(examples.x[rows], None if examples.y is None else examples.y[rows])
+
+
+def data_root(root: str | None) -> Path:
+    """Where data lies: `root`, else the environment's DLKIT_DATA, else the user's cache folder for dlkit."""
+    import pooch
+
+    return Path(root or os.environ.get("DLKIT_DATA") or pooch.os_cache("dlkit"))
+
+
+def fetch(folder: Path, name: str, url: str, checksum: str) -> Path:
+    """The path of a file, downloaded when it is absent; a download is checked before it takes the file's name.
+
+    Raises:
+        FileNotFoundError: it is absent and could not be downloaded.
+    """
+    import pooch
+
+    path = folder / name
+    if path.is_file():
+        return path
+    try:
+        pooch.retrieve(url, checksum, fname=name, path=folder, progressbar=True)
+    except Exception as error:
+        raise FileNotFoundError(
+            f"{name} is neither in {folder} nor could it be downloaded from {url} "
+            f"({type(error).__name__}): put the file there, or name another folder with --data.root or DLKIT_DATA"
+        ) from error
+    return path

@@ -1,0 +1,52 @@
+"""dlkit: every method of a modern deep-learning course, each one a LightningModule.
+
+Names are imported when they are first used, so `import dlkit` costs nothing and needs no optional package.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dlkit.autoencoders.autoencoder import Autoencoder
+    from dlkit.autoencoders.denoising import DenoisingAutoencoder
+    from dlkit.autoencoders.vae import VAE
+    from dlkit.batches import Examples
+    from dlkit.classifiers.classifier import Classifier
+    from dlkit.method import Method, NonFiniteError, load
+
+__version__ = "0.1.0"
+
+# Public name -> the module that defines it. The command line reads this table to find a method without importing torch.
+EXPORTS = {
+    "Method": "dlkit.method",
+    "NonFiniteError": "dlkit.method",
+    "load": "dlkit.method",
+    "Examples": "dlkit.batches",
+    "Classifier": "dlkit.classifiers.classifier",
+    "Autoencoder": "dlkit.autoencoders.autoencoder",
+    "DenoisingAutoencoder": "dlkit.autoencoders.denoising",
+    "VAE": "dlkit.autoencoders.vae",
+}
+
+__all__ = [
+    "Autoencoder",
+    "Classifier",
+    "DenoisingAutoencoder",
+    "Examples",
+    "Method",
+    "NonFiniteError",
+    "VAE",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in EXPORTS:
+        return getattr(importlib.import_module(EXPORTS[name]), name)
+    raise AttributeError(f"module 'dlkit' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *EXPORTS])

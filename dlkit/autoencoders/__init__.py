@@ -1,0 +1,1 @@
+"""Autoencoders: deterministic, denoising, variational."""

@@ -1,0 +1,23 @@
+"""What a batch is, for each kind of data: the contract between datamodules and methods.
+
+A batch is a named tuple of tensors. Datamodules produce it, `Method.loss` consumes it, and nothing else of
+dlkit is known to a datamodule.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Examples(NamedTuple):
+    """Independent examples of one fixed shape, with a class label each when the data has labels.
+
+    Attributes:
+        x: (batch, *data_shape), float32; pixels lie in [0, 1].
+        y: (batch,), int64 class indices, or None for unlabelled data.
+    """
+
+    x: Tensor
+    y: Tensor | None = None

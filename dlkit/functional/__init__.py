@@ -1,0 +1,1 @@
+"""The formulas: likelihoods, divergences, bounds. Pure functions of tensors."""

@@ -1,0 +1,297 @@
+"""Method: the mechanics that every method shares, so that a method's own file holds nothing but its mathematics.
+
+A method gives `loss(batch) -> (loss, terms)`, a pure function of the batch (no logging, no optimizer, no Trainer), and
+networks built by hooks. `Method` adds the steps, the recording, the optimizer, the watch for non-finite losses and the
+checkpoint's identity.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import math
+import pickle
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar
+
+import lightning as L
+import torch
+from torch import Tensor
+
+import dlkit
+
+Terms = dict[str, Tensor]
+Schedule = Literal["constant", "cosine"]
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+NEVER = torch.iinfo(torch.int64).max
+
+
+class NonFiniteError(RuntimeError):
+    """A loss, or a parameter about to be saved, is NaN or infinite."""
+
+
+class FiniteWatch:
+    """Remembers, on the device and without waiting for it, the first step at which each term was not finite."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.first_step: Tensor | None = None
+
+    def see(self, step: int, values: Terms) -> None:
+        """Notes the terms of one step; nothing is read back from the device."""
+        stacked = torch.stack([value.detach().float().mean() for value in values.values()])
+        if self.first_step is None:
+            self.names = list(values)
+            self.first_step = torch.full(stacked.shape, NEVER, device=stacked.device)
+        broken_now = torch.where(stacked.isfinite(), NEVER, step)
+        self.first_step = torch.minimum(self.first_step, broken_now)
+
+    def check(self) -> None:
+        """Reads the memory back.
+
+        Raises:
+            NonFiniteError: naming the step and the term; `loss` only where no term is to blame.
+        """
+        if self.first_step is None:
+            return
+        steps = self.first_step.tolist()
+        step = min(steps)
+        if step != NEVER:
+            guilty = [name for name, first in zip(self.names, steps, strict=True) if first == step]
+            term = next((name for name in guilty if name != "loss"), "loss")
+            raise NonFiniteError(
+                f"the term '{term}' of the loss is not finite at step {step}: lower the learning rate, clip gradients "
+                f"(--trainer.gradient_clip_val 1) or look at the data of that step; the last good checkpoint is kept"
+            )
+
+
+def ability(function: Function) -> Function:
+    """Marks what a trained method does for a user: it runs in evaluation mode and without gradients."""
+
+    @functools.wraps(function)
+    def wrapper(self: Method, *args: Any, **kwargs: Any) -> Any:
+        was_training = self.training
+        if was_training:
+            self.eval()
+        try:
+            with torch.no_grad():
+                return function(self, *args, **kwargs)
+        finally:
+            if was_training:
+                self.train()
+
+    return wrapper  # type: ignore[return-value]
+
+
+class Method(L.LightningModule):
+    """The base of every method. A subclass gives `__init__` with plain data, networks, and `loss`.
+
+    Attributes:
+        learning_rate: step size of the default optimizer, Adam.
+        schedule: "constant", or "cosine" to zero over the whole run (Loshchilov and Hutter 2017, arXiv:1608.03983,
+            without restarts).
+        compiled_networks: the networks that gain from `--compile`, by attribute name.
+    """
+
+    compiled_networks: ClassVar[tuple[str, ...]] = ()
+    learning_rate: float = 1e-3
+    schedule: Schedule = "constant"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._watch = FiniteWatch()
+
+    # What a method gives ---------------------------------------------------------------------------------------------
+
+    def loss(self, batch: Any) -> tuple[Tensor, Terms]:
+        """The method's whole mathematics.
+
+        Returns:
+            The scalar to minimise, and the scalars worth plotting. Pure: the same batch, parameters and random state
+            give the same result, with or without a Trainer.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has to define loss(batch) -> (loss, terms)")
+
+    def batch_size(self, batch: Any) -> int:
+        """How many examples a batch holds: the weight of its mean in an epoch's mean."""
+        return len(batch[0])
+
+    # Mechanics -------------------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss, terms = self.loss(batch)
+        self.guard(loss, terms)
+        self.record("train", {"loss": loss, **terms}, batch)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.evaluation_step("val", batch)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self.evaluation_step("test", batch)
+
+    def evaluation_step(self, stage: str, batch: Any) -> None:
+        """What validation and test do with a batch; override it to record more than the loss and its terms."""
+        loss, terms = self.loss(batch)
+        self.record(stage, {"loss": loss, **terms}, batch)
+
+    def record(self, stage: str, terms: Terms, batch: Any) -> None:
+        """Logs `stage/term`: in training as it is, on the steps the logger writes; otherwise the mean over examples.
+
+        Lightning's `self.log` costs about 0.3 ms a key even on the steps that are not written, so they are not logged.
+        """
+        training = stage == "train"
+        # Asked of Lightning itself, because its rule is counted in batches that stepped; tests hold us to that name.
+        if training and not self.trainer._logger_connector.should_update_logs:
+            return
+        self.log_dict(
+            {f"{stage}/{name}": value.detach() for name, value in terms.items()},
+            on_step=training,
+            on_epoch=not training,
+            batch_size=self.batch_size(batch),
+            sync_dist=not training,
+        )
+
+    def guard(self, loss: Tensor, terms: Terms) -> None:
+        """Stops before the step that would carry a non-finite loss into the parameters.
+
+        On a CPU every loss is looked at. On an accelerator looking would make every step wait for the device, so
+        the first bad step is remembered there and read back when the logger writes and before a checkpoint is saved.
+        """
+        if loss.is_cpu and math.isfinite(loss.item()):
+            return
+        self._watch.see(self.global_step, {"loss": loss, **terms})
+        if loss.is_cpu or self.trainer._logger_connector.should_update_logs:
+            self._watch.check()
+
+    def configure_optimizers(self) -> Any:
+        """Adam (Kingma and Ba 2015, arXiv:1412.6980) in its fused form, with the method's schedule."""
+        optimizer = torch.optim.Adam(self.parameters(), lr=self.learning_rate, fused=True)
+        if self.schedule == "constant":
+            return optimizer
+
+        def factor(step: int) -> float:
+            # At step 0, when the scheduler is made, the length of the run is not known yet, nor needed.
+            return 1.0 if step == 0 else 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.total_steps())))
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run.
+
+        Raises:
+            ValueError: the Trainer was given no end.
+        """
+        trainer = self.trainer
+        if trainer.max_steps > 0:
+            return trainer.max_steps
+        if trainer.max_epochs is None or trainer.max_epochs < 0:
+            raise ValueError("schedule='cosine' ends with the run: set trainer.max_epochs or trainer.max_steps")
+        return trainer.max_epochs * math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+
+    # Checkpoints -----------------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Writes whose checkpoint it is, after making sure that it is worth keeping."""
+        self._watch.check()
+        for name, parameter in self.named_parameters():
+            if not parameter.isfinite().all():
+                raise NonFiniteError(
+                    f"the parameter '{name}' is not finite at step {self.global_step}, so no checkpoint was written; "
+                    f"the last good one is kept: lower the learning rate or clip gradients"
+                )
+        checkpoint["dlkit"] = {"version": dlkit.__version__, "method": f"{type(self).__module__}.{type(self).__qualname__}"}
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: str | Path, map_location: Any = "cpu", **kwargs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Builds the method that a checkpoint describes, in evaluation mode. The file cannot run code.
+
+        Args:
+            checkpoint_path: a `.ckpt` file that this class wrote.
+            map_location: the device to load to.
+            kwargs: hyperparameters to override.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file is damaged, tries to run code, or belongs to another method.
+        """
+        checkpoint = read_checkpoint(checkpoint_path)
+        saved = checkpoint["dlkit"]["method"]
+        names = {f"{base.__module__}.{base.__qualname__}" for base in cls.__mro__}
+        if saved not in names and cls is not Method:
+            raise ValueError(
+                f"{checkpoint_path} is a checkpoint of {saved}, not of {cls.__name__}: load it with that class, or with "
+                f"dlkit.load"
+            )
+        return super().load_from_checkpoint(checkpoint_path, map_location=map_location, weights_only=True, **kwargs).eval()
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Reads a checkpoint without letting it run code.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no checkpoint of dlkit, is cut short, or holds more than tensors and plain data.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no checkpoint at {path}: give the path of a .ckpt file")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} holds something other than tensors and plain data, which could run code, so it was not loaded"
+        ) from error
+    except (RuntimeError, EOFError, OSError) as error:
+        raise ValueError(f"{path} is damaged or no checkpoint: restore it, or use an earlier one") from error
+    if not isinstance(checkpoint, dict) or "dlkit" not in checkpoint:
+        raise ValueError(f"{path} was not written by dlkit: train with `python scripts/fit.py` or a dlkit Method")
+    return checkpoint
+
+
+def load(path: str | Path, map_location: Any = "cpu") -> Any:
+    """Loads the checkpoint of any method that dlkit ships, whichever it is, in evaluation mode.
+
+    The class is looked up among dlkit's own names, never imported from a name in the file; for a class of your own,
+    call its `load_from_checkpoint`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no checkpoint of a method that dlkit ships.
+    """
+    saved = read_checkpoint(path)["dlkit"]["method"]
+    module, _, name = saved.rpartition(".")
+    if dlkit.EXPORTS.get(name) != module:
+        raise ValueError(f"{path} is a checkpoint of {saved}, not one of dlkit's: call {name}.load_from_checkpoint(path)")
+    return getattr(importlib.import_module(module), name).load_from_checkpoint(path, map_location=map_location)
+
+
+def check_examples(x: Tensor, data_shape: Sequence[int], method: str) -> None:
+    """Refuses examples of another shape than the method was built for.
+
+    Raises:
+        ValueError: naming both shapes.
+    """
+    if tuple(x.shape[1:]) != tuple(data_shape):
+        raise ValueError(
+            f"{method} was built for examples of shape {tuple(data_shape)} and was given {tuple(x.shape[1:])}: "
+            f"set data_shape to the data's shape"
+        )
+
+
+def check_labels(y: Tensor | None, num_classes: int, method: str) -> Tensor:
+    """Refuses missing labels and labels outside 0 .. num_classes - 1.
+
+    Raises:
+        ValueError: naming the label.
+    """
+    if y is None:
+        raise ValueError(f"{method} needs labels and the data has none: use a datamodule with classes")
+    # Looked at on the CPU only: on an accelerator the look would make the step wait, and indexing there asserts itself.
+    if y.is_cpu and len(y) and (int(y.min()) < 0 or int(y.max()) >= num_classes):
+        wrong = int(y.max()) if int(y.max()) >= num_classes else int(y.min())
+        raise ValueError(f"label {wrong} is outside 0..{num_classes - 1}: set num_classes to the number of classes")
+    return y

@@ -1,0 +1,1 @@
+"""Metrics: torchmetrics classes, so that they are exact over batches and processes."""

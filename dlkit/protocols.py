@@ -1,0 +1,115 @@
+"""What a trained method can do. Callbacks, scripts and metrics ask for one of these, never for a class.
+
+Where a method is conditional on class labels, `labels` ((batch,), int64) says which; other methods ignore it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+
+@runtime_checkable
+class Samples(Protocol):
+    """Draws new examples."""
+
+    def sample(self, n: int) -> Tensor:
+        """(n, *data_shape)."""
+        ...
+
+
+@runtime_checkable
+class Encodes(Protocol):
+    """Maps an example to a point of the latent space."""
+
+    def encode(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """(batch, *data_shape) -> (batch, latent_dim)."""
+        ...
+
+
+@runtime_checkable
+class Decodes(Protocol):
+    """Maps a point of the latent space to an example."""
+
+    latent_dim: int
+
+    def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """(batch, latent_dim) -> (batch, *data_shape)."""
+        ...
+
+
+@runtime_checkable
+class HasLatentPrior(Decodes, Protocol):
+    """Decodes latents of a known prior, so that one fixed set of them can be watched while the method trains."""
+
+    def sample_latents(self, n: int) -> Tensor:
+        """(n, latent_dim), drawn from the prior."""
+        ...
+
+
+@runtime_checkable
+class Reconstructs(Protocol):
+    """Maps an example to itself through a bottleneck."""
+
+    def reconstruct(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """(batch, *data_shape) -> the same shape."""
+        ...
+
+
+@runtime_checkable
+class Denoises(Protocol):
+    """Corrupts an example, and maps a corrupted one back."""
+
+    def corrupt(self, x: Tensor) -> Tensor:
+        """(batch, *data_shape) -> the same shape."""
+        ...
+
+    def denoise(self, x: Tensor) -> Tensor:
+        """(batch, *data_shape) -> the same shape."""
+        ...
+
+
+@runtime_checkable
+class Interpolates(Protocol):
+    """Walks from one example to another through the latent space."""
+
+    def interpolate(self, x0: Tensor, x1: Tensor, steps: int, labels: Tensor | None = None) -> Tensor:
+        """Two (batch, *data_shape) -> (batch, steps, *data_shape)."""
+        ...
+
+
+@runtime_checkable
+class HasLogProb(Protocol):
+    """Evaluates, or estimates, the log-density of an example."""
+
+    def log_prob(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """(batch, *data_shape) -> (batch,), in nats."""
+        ...
+
+
+@runtime_checkable
+class Classifies(Protocol):
+    """Assigns class probabilities."""
+
+    def classify(self, x: Tensor) -> Tensor:
+        """(batch, *data_shape) -> (batch, num_classes), rows sum to one."""
+        ...
+
+
+@runtime_checkable
+class HasLatentUsage(Protocol):
+    """Tells how much each latent dimension carries."""
+
+    def kl_per_dimension(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """(batch, *data_shape) -> (batch, latent_dim), in nats."""
+        ...
+
+
+@runtime_checkable
+class FitsLatentDensity(Protocol):
+    """Has a second stage: a density fitted to the latents when gradient training is over, from which to sample."""
+
+    def fit_latent_density(self, loader: Any, kind: str = "gaussian") -> None:
+        """Fits the density to the latents of the examples that `loader` yields."""
+        ...
