@@ -45,9 +45,12 @@ class Loader:
         self.position = 0  # batches handed out in this epoch
         self.resumed = False
 
+    # Lightning tells the sampler of a loader which epoch it is; this loader is its own, and has no other.
+    batch_sampler = None
+
     @property
     def sampler(self) -> Loader:
-        """Lightning tells the sampler of a loader which epoch it is; this loader is its own."""
+        """The loader itself."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
@@ -56,8 +59,8 @@ class Loader:
             self.epoch, self.position, self.resumed = epoch, 0, False
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the loader is, for a checkpoint."""
-        return {"seed": self.seed, "epoch": self.epoch, "position": self.position}
+        """Where the loader is, for a checkpoint. A pass in order, for evaluation, always starts at the start."""
+        return {"seed": self.seed, "epoch": self.epoch, "position": self.position if self.shuffle else 0}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes to where another loader of the same data was."""

@@ -40,15 +40,6 @@ class Decodes(Protocol):
 
 
 @runtime_checkable
-class HasLatentPrior(Decodes, Protocol):
-    """Decodes latents of a known prior, so that one fixed set of them can be watched while the method trains."""
-
-    def sample_latents(self, n: int) -> Tensor:
-        """(n, latent_dim), drawn from the prior."""
-        ...
-
-
-@runtime_checkable
 class Reconstructs(Protocol):
     """Maps an example to itself through a bottleneck."""
 

@@ -1,0 +1,19 @@
+"""What accompanies every run: checkpoints that resume exactly, random state, averages, progress, pictures."""
+
+from dlkit.callbacks.checkpoints import Checkpoints
+from dlkit.callbacks.compile import Compile
+from dlkit.callbacks.ema import ExponentialMovingAverage
+from dlkit.callbacks.pictures import Pictures
+from dlkit.callbacks.progress import Progress
+from dlkit.callbacks.random_state import RandomState
+from dlkit.callbacks.summary import Summary
+
+__all__ = [
+    "Checkpoints",
+    "Compile",
+    "ExponentialMovingAverage",
+    "Pictures",
+    "Progress",
+    "RandomState",
+    "Summary",
+]

@@ -1,0 +1,129 @@
+"""Checkpoints: two files a run, `last.ckpt` to resume from and `best.ckpt` to use, each written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.callbacks import Checkpoint
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and then moves it there, and reads one without letting it run code.
+
+    The move is a rename within one folder, which a kill or a full disk cannot leave half done: at any moment the path
+    holds the old file or the new one.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Raises OSError, naming the file and the mend, when it cannot be written."""
+        path = Path(path)
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(temporary, "wb") as file:
+                file.write(content.getbuffer())
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            kept = "the previous one is kept" if path.exists() else "there is no earlier one"
+            raise OSError(
+                f"the checkpoint {path} could not be written ({error.strerror}); {kept}: make room, then go on with --resume"
+            ) from error
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
+        return torch.load(path, map_location=map_location, weights_only=True)
+
+
+class Checkpoints(Checkpoint):
+    """Saves `last.ckpt` every so many seconds and at the end, and `best.ckpt` whenever the monitored metric improves.
+
+    Both lie in `<the run's folder>/checkpoints`. In the middle of an epoch `last.ckpt` is saved between two steps, at its end
+    after validation, so that a resumed run goes on as if nothing had happened.
+
+    Args:
+        monitor: the metric that `best.ckpt` goes by; without validation there is no `best.ckpt`.
+        mode: whether less or more of it is better.
+        every_n_seconds: at least so long between two `last.ckpt`; 0 saves after every step.
+    """
+
+    def __init__(
+        self, monitor: str = "val/loss", mode: Literal["min", "max"] = "min", every_n_seconds: float = 30.0
+    ) -> None:
+        super().__init__()
+        self.monitor = monitor
+        self.mode = mode
+        self.every_n_seconds = every_n_seconds
+        self.best_score: float | None = None
+        self.best_model_path = ""
+        self.folder = Path()
+        self.saved_at = 0.0
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        if stage == "fit":
+            root = trainer.log_dir or trainer.default_root_dir
+            self.folder = Path(trainer.strategy.broadcast(str(root))) / "checkpoints"
+            self.saved_at = time.monotonic()
+            if trainer.is_global_zero:
+                for leftover in self.folder.glob("*.tmp"):  # of a run that was killed while it wrote
+                    leftover.unlink()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # The last step of an epoch is followed by validation, and is saved after that.
+        if batch_idx + 1 < trainer.num_training_batches and self.due(trainer, batch_idx):
+            self.save_last(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        epochs_over = trainer.max_epochs not in (None, -1) and trainer.current_epoch + 1 >= (trainer.max_epochs or 0)
+        steps_over = 0 < trainer.max_steps <= trainer.global_step
+        if epochs_over or steps_over or trainer.should_stop or self.due(trainer, 0):
+            self.save_last(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        metric = trainer.callback_metrics.get(self.monitor)
+        if metric is None:
+            raise ValueError(
+                f"--checkpoint.monitor {self.monitor}: no such metric, the run records {sorted(trainer.callback_metrics)}"
+            )
+        score = float(metric)
+        better = self.best_score is None or (score < self.best_score if self.mode == "min" else score > self.best_score)
+        if better:
+            self.best_score = score
+            self.best_model_path = str(self.folder / "best.ckpt")
+            trainer.save_checkpoint(self.best_model_path, weights_only=False)
+
+    def due(self, trainer: L.Trainer, batch_idx: int) -> bool:
+        """Whether it is time, decided by the first process for all: saving takes every one of them."""
+        if trainer.world_size > 1:
+            if batch_idx % trainer.log_every_n_steps:
+                return False
+            return trainer.strategy.broadcast(time.monotonic() - self.saved_at >= self.every_n_seconds)
+        return time.monotonic() - self.saved_at >= self.every_n_seconds
+
+    def save_last(self, trainer: L.Trainer) -> None:
+        trainer.save_checkpoint(self.folder / "last.ckpt", weights_only=False)
+        self.saved_at = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best_score": self.best_score, "best_model_path": self.best_model_path}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best_score = state_dict["best_score"]
+        self.best_model_path = state_dict["best_model_path"]

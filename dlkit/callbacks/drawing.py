@@ -1,0 +1,126 @@
+"""Grids of pictures and figures, as TensorBoard takes them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SMALLEST_CELL = 40  # pixels; smaller pictures are enlarged by a whole factor, so that an 8x8 digit can be seen
+GAP = 2
+BACKGROUND = 0.35
+
+
+def is_image(shape: tuple[int, ...] | torch.Size) -> bool:
+    """Whether (channels, height, width) can be shown as a picture."""
+    return len(shape) == 3 and shape[0] in (1, 3)
+
+
+def grid(rows: Tensor) -> Tensor:
+    """Pictures laid out in a table: (rows, columns, channels, height, width) in [0, 1] -> (3, height', width').
+
+    Values outside [0, 1] are clipped.
+    """
+    rows = rows.detach().float().cpu().clamp(0, 1)
+    rows = rows.expand(-1, -1, 3, -1, -1) if rows.shape[2] == 1 else rows
+    factor = max(1, -(-SMALLEST_CELL // max(rows.shape[-2:])))
+    rows = rows.repeat_interleave(factor, 3).repeat_interleave(factor, 4)
+    rows = torch.nn.functional.pad(rows, (GAP, GAP, GAP, GAP), value=BACKGROUND)
+    return rows.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
+
+
+def square(pictures: Tensor, columns: int) -> Tensor:
+    """(n, ...) -> (n // columns, columns, ...), what is left over dropped."""
+    rows = len(pictures) // columns
+    return pictures[: rows * columns].unflatten(0, (rows, columns))
+
+
+def figure(width: float = 5.0, height: float = 4.0) -> tuple[Figure, Any]:
+    """A figure with one pair of axes, drawn without a display and without pyplot's global state."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    canvas = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    FigureCanvasAgg(canvas)
+    return canvas, canvas.subplots()
+
+
+def confusion_matrix(probabilities: np.ndarray, labels: np.ndarray, names: list[str]) -> Figure:
+    """How often each class (row) is taken for each other (column), as shares of the row."""
+    count = len(names)
+    table = np.zeros((count, count))
+    np.add.at(table, (labels, probabilities.argmax(1)), 1)
+    shares = table / table.sum(1, keepdims=True).clip(1)
+    canvas, axes = figure(1.5 + 0.42 * count, 1.2 + 0.42 * count)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row, column in zip(*np.nonzero(table), strict=True):
+        axes.text(
+            column, row, f"{100 * shares[row, column]:.0f}", ha="center", va="center", fontsize=8,
+            color="white" if shares[row, column] > 0.5 else "black",
+        )  # fmt: skip
+    axes.set(
+        xticks=range(count), yticks=range(count), xlabel="predicted class", ylabel="true class",
+        title="confusion, % of each true class",
+    )  # fmt: skip
+    axes.set_xticklabels(names, rotation=0 if max(map(len, names)) < 3 else 60)
+    axes.set_yticklabels(names)
+    return canvas
+
+
+def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> Figure:
+    """Accuracy against confidence: on the diagonal the probabilities mean what they say."""
+    confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
+    edges = np.linspace(0, 1, bins + 1)
+    which = np.clip(np.digitize(confidence, edges) - 1, 0, bins - 1)
+    canvas, axes = figure()
+    axes.plot([0, 1], [0, 1], color="grey", linewidth=1, label="perfect")
+    filled = [number for number in range(bins) if (which == number).any()]
+    accuracy = [right[which == number].mean() for number in filled]
+    size = np.array([(which == number).mean() for number in filled])
+    mean_confidence = [confidence[which == number].mean() for number in filled]
+    axes.plot(mean_confidence, accuracy, color="tab:blue", linewidth=1)
+    axes.scatter(mean_confidence, accuracy, s=15 + 150 * size, color="tab:blue", label="bins, area = share of examples")
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="confidence", ylabel="accuracy", title="reliability")
+    axes.legend(loc="upper left", fontsize=8)
+    return canvas
+
+
+def latent_scatter(codes: np.ndarray, labels: np.ndarray | None, names: list[str]) -> Figure:
+    """The codes in two dimensions: as they are, or on their two principal axes."""
+    from matplotlib import colormaps
+
+    if codes.shape[1] == 1:
+        codes = np.stack([codes[:, 0], np.zeros(len(codes))], 1)
+    title, axis_names = "latent space", ("z_1", "z_2")
+    if codes.shape[1] > 2:
+        centred = codes - codes.mean(0)
+        _, values, axes_of_codes = np.linalg.svd(centred, full_matrices=False)
+        codes = centred @ axes_of_codes[:2].T
+        share = (values[:2] ** 2).sum() / (values**2).sum()
+        title = f"latent space, its two principal axes ({100 * share:.0f} % of the variance)"
+        axis_names = ("first axis", "second axis")
+    canvas, axes = figure(6, 5)
+    if labels is None:
+        axes.scatter(codes[:, 0], codes[:, 1], s=8)
+    else:
+        colours = colormaps["tab10" if len(names) <= 10 else "gist_ncar"]
+        for number, name in enumerate(names):
+            chosen = codes[labels == number]
+            shade = colours(number if len(names) <= 10 else number / len(names))
+            axes.scatter(chosen[:, 0], chosen[:, 1], s=8, color=shade, label=name)
+        axes.legend(markerscale=2, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.set(title=title, xlabel=axis_names[0], ylabel=axis_names[1])
+    return canvas
+
+
+def bars(values: np.ndarray, title: str, ylabel: str) -> Figure:
+    """Values in falling order, one bar each."""
+    canvas, axes = figure()
+    axes.bar(np.arange(1, len(values) + 1), np.sort(values)[::-1], color="tab:blue")
+    axes.set(title=title, xlabel="latent dimension, in falling order", ylabel=ylabel)
+    return canvas

@@ -1,0 +1,176 @@
+"""Pictures: what a method's protocols allow to be seen, from the same inputs and latents all through a run."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from dlkit.batches import Examples
+from dlkit.callbacks import drawing
+from dlkit.callbacks.random_state import isolated
+from dlkit.callbacks.summary import writer
+from dlkit.protocols import (
+    Classifies,
+    Decodes,
+    Denoises,
+    Encodes,
+    FitsLatentDensity,
+    HasLatentUsage,
+    Interpolates,
+    Reconstructs,
+    Samples,
+)
+
+COLUMNS = 12
+STEPS = 11
+MOST_EXAMPLES = 2000
+MOST_DIMENSIONS = 10
+SEED = 1
+
+
+class Pictures(L.Callback):
+    """Draws pictures into TensorBoard after validation, from the first validation examples and from fixed latents.
+
+    By protocol: input over reconstruction; corrupted, denoised and clean; samples; interpolations; latent traversals; the
+    latent space in two dimensions, and at the end in TensorBoard's projector; KL of each latent dimension; confusion
+    matrix and reliability. Nothing it does disturbs the random state of training.
+
+    Args:
+        every_n_epochs: how often, counted in epochs; the last epoch is always drawn.
+        class_names: a name for each class, for legends.
+    """
+
+    def __init__(self, every_n_epochs: int = 1, class_names: tuple[str, ...] = ()) -> None:
+        self.every_n_epochs = every_n_epochs
+        self.class_names = class_names
+        self.seen: list[Examples] = []
+
+    def due(self, trainer: L.Trainer) -> bool:
+        if trainer.sanity_checking or trainer.state.fn != "fit" or writer(trainer) is None:
+            return False
+        return self.last_epoch(trainer) or (trainer.current_epoch + 1) % self.every_n_epochs == 0
+
+    def last_epoch(self, trainer: L.Trainer) -> bool:
+        return trainer.current_epoch + 1 == trainer.max_epochs or 0 < trainer.max_steps <= trainer.global_step
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: STEP_OUTPUT,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if isinstance(batch, Examples) and sum(len(seen.x) for seen in self.seen) < MOST_EXAMPLES and self.due(trainer):
+            self.seen.append(batch)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        board = writer(trainer)
+        if board is None or not self.seen:
+            return
+        labels = [batch.y for batch in self.seen if batch.y is not None]
+        examples = Examples(torch.cat([batch.x for batch in self.seen]), torch.cat(labels) if labels else None)
+        self.seen = []
+        with isolated(SEED):
+            step = trainer.fit_loop.epoch_loop._batches_that_stepped
+            self.draw(board, step, pl_module, examples)
+            if self.last_epoch(trainer) and isinstance(pl_module, Encodes):
+                self.project(board, step, pl_module, examples)
+
+    def names(self, labels: Tensor | None) -> list[str]:
+        """A name for each class."""
+        if labels is None:
+            return []
+        return list(self.class_names) or [str(number) for number in range(int(labels.max()) + 1)]
+
+    @torch.no_grad()
+    def draw(self, board: SummaryWriter, step: int, method: L.LightningModule, examples: Examples) -> None:
+        """Draws what the method's protocols allow.
+
+        Args:
+            board: TensorBoard's writer.
+            step: where on the time axis.
+            method: in evaluation mode.
+            examples: the first validation examples.
+        """
+        x, labels = examples
+        if drawing.is_image(x.shape[1:]):
+            few, few_labels = x[: 4 * COLUMNS], None if labels is None else labels[: 4 * COLUMNS]
+            if isinstance(method, Denoises):
+                corrupted = method.corrupt(few)
+                rows = [few, corrupted, method.denoise(corrupted)]
+                self.add_rows(board, "denoising/clean_corrupted_denoised", rows, step)
+            elif isinstance(method, Reconstructs):
+                rows = [few, method.reconstruct(few, few_labels)]
+                self.add_rows(board, "reconstruction/input_above_output", rows, step)
+            if isinstance(method, FitsLatentDensity):
+                for kind in ("gaussian", "mixture"):
+                    # A shallow copy shares the networks and keeps the density, which is only for this picture, to itself.
+                    fitted = copy.copy(method)
+                    fitted.fit_latent_density([examples], kind)
+                    if isinstance(fitted, Samples):
+                        self.add_grid(board, f"samples/{kind}_fitted_to_latents", fitted.sample(6 * COLUMNS), step)
+            elif isinstance(method, Samples):
+                count = len(self.names(labels)) if labels is not None and len(self.names(labels)) <= COLUMNS else COLUMNS
+                board.add_image("samples/from_fixed_latents", drawing.grid(drawing.square(method.sample(8 * count), count)), step)
+            if isinstance(method, Interpolates) and len(x) > 2 * 6:
+                between = method.interpolate(x[:6], x[6:12], STEPS, None if labels is None else labels[:6])
+                board.add_image("interpolations/from_left_to_right", drawing.grid(between), step)
+            if isinstance(method, Encodes) and isinstance(method, Decodes):
+                walk = self.traversal(method, x, labels)
+                board.add_image("traversals/one_dimension_a_row", drawing.grid(walk), step)
+        if isinstance(method, Encodes):
+            shown = None if labels is None else labels.cpu().numpy()
+            codes = method.encode(x, labels).float().cpu().numpy()
+            board.add_figure("latent_space", drawing.latent_scatter(codes, shown, self.names(labels)), step)
+        if isinstance(method, HasLatentUsage):
+            kl = method.kl_per_dimension(x, labels).float().mean(0).cpu().numpy()
+            board.add_figure("kl_per_dimension", drawing.bars(kl, "KL of each latent dimension", "nats"), step)
+        if isinstance(method, Classifies) and labels is not None:
+            probabilities, truth = method.classify(x).float().cpu().numpy(), labels.cpu().numpy()
+            names = self.names(torch.arange(probabilities.shape[1]))
+            board.add_figure("confusion", drawing.confusion_matrix(probabilities, truth, names), step)
+            board.add_figure("reliability", drawing.reliability(probabilities, truth), step)
+
+    def add_rows(self, board: SummaryWriter, tag: str, rows: list[Tensor], step: int) -> None:
+        """Blocks of aligned rows: the first pictures of each, then the next, and so on."""
+        tables = [drawing.square(row, min(COLUMNS, len(row))) for row in rows]
+        board.add_image(tag, drawing.grid(torch.stack(tables, 1).flatten(0, 1)), step)
+
+    def add_grid(self, board: SummaryWriter, tag: str, pictures: Tensor, step: int) -> None:
+        """One table of pictures."""
+        board.add_image(tag, drawing.grid(drawing.square(pictures, COLUMNS)), step)
+
+    def traversal(self, method: Any, x: Tensor, labels: Tensor | None) -> Tensor:
+        """Decodes the mean code with one dimension moved from -3 to 3 standard deviations: (dimensions, STEPS, *data_shape).
+
+        The dimensions that vary most come first.
+        """
+        codes = method.encode(x, labels).float()
+        mean, deviation = codes.mean(0), codes.std(0)
+        order = deviation.argsort(descending=True)[:MOST_DIMENSIONS]
+        z = mean.repeat(len(order), STEPS, 1)
+        for row, dimension in enumerate(order.tolist()):
+            z[row, :, dimension] += deviation[dimension] * torch.linspace(-3, 3, STEPS, device=z.device)
+        label = None if labels is None else labels[:1].repeat(len(order) * STEPS)
+        return method.decode(z.flatten(0, 1), label).unflatten(0, (len(order), STEPS))
+
+    @torch.no_grad()
+    def project(self, board: SummaryWriter, step: int, method: Encodes, examples: Examples) -> None:
+        """Puts the codes into TensorBoard's projector, with their labels and pictures."""
+        x, labels = examples
+        names = self.names(labels)
+        board.add_embedding(
+            method.encode(x, labels).float(),
+            metadata=None if labels is None else [names[number] for number in labels.tolist()],
+            label_img=x.expand(-1, 3, -1, -1).clamp(0, 1) if drawing.is_image(x.shape[1:]) else None,
+            global_step=step,
+            tag="codes",
+        )

@@ -1,0 +1,295 @@
+"""The command line: recipes over LightningCLI.
+
+Listing and help read files and nothing else; torch is imported when a run begins.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dlkit
+
+RECIPES = Path(__file__).parent / "recipes"
+COMMANDS = ("fit", "validate", "test", "cp")
+LOGS = Path("lightning_logs")
+SHORTHANDS = {"--seed": "--seed_everything", "--fast_dev_run": "--trainer.fast_dev_run"}
+# What the command line takes from the datamodule, where the method requires it and the recipe does not say it.
+LINKED = ("data_shape", "num_classes", "num_levels")
+
+USAGE = """\
+usage: {program} RECIPE [--model.FIELD VALUE] [--data.FIELD VALUE] [--trainer.FIELD VALUE] [--seed N]
+       {program} RECIPE --resume          continue the newest run of this recipe, exactly
+       {program} test RECIPE              evaluate its best checkpoint on the test data
+       {program} cp RECIPE my.yaml        copy a recipe, to edit it
+       {program} --config my.yaml         run a file of your own
+       {program} RECIPE --help            the fields of a recipe
+
+  --compile            compile the networks that gain from it
+  --seed N             seed of the run (0)
+  --trainer.precision bf16-mixed, --trainer.devices 2, ...   any argument of Lightning's Trainer
+"""
+
+
+class CommandLineError(Exception):
+    """A mistake in the command: its message is all that the user needs to see."""
+
+
+# Without torch -------------------------------------------------------------------------------------------------------
+
+
+def recipes() -> dict[str, Path]:
+    """Every recipe that dlkit ships, by name."""
+    return {path.stem: path for path in sorted(RECIPES.rglob("*.yaml"))}
+
+
+def headline(path: Path) -> tuple[str, str]:
+    """A recipe's first comment line, "what it is. how long it takes", taken apart at its last sentence."""
+    line = path.read_text().splitlines()[0].removeprefix("#").strip()
+    what, _, time = line.rstrip(".").rpartition(". ")
+    return (what, time) if what else (line, "")
+
+
+def suggestion(name: str, known: list[str]) -> str:
+    """", did you mean ...?" or nothing."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]}?" if close else f"known are: {', '.join(sorted(known))}"
+
+
+def find_recipe(name: str) -> Path:
+    """The file of a recipe.
+
+    Raises:
+        CommandLineError: there is none of that name.
+    """
+    if name not in recipes():
+        raise CommandLineError(f"there is no recipe '{name}'\n{suggestion(name, list(recipes()))}")
+    return recipes()[name]
+
+
+def class_fields(class_path: str) -> dict[str, str]:
+    """The arguments of a class's `__init__`, name -> "type = default", read from its source without importing it.
+
+    Classes outside dlkit, whose source is not looked for, have none.
+    """
+    package, _, name = class_path.rpartition(".")
+    if package not in ("dlkit", "datamodules"):
+        return {}
+    exports = dlkit.EXPORTS if package == "dlkit" else literal_exports("datamodules")
+    if name not in exports:
+        return {}
+    root = Path(dlkit.__file__).parent.parent
+    source = (root / Path(*exports[name].split("."))).with_suffix(".py").read_text()
+    classes = {node.name: node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)}
+    node: ast.ClassDef | None = classes[name]
+    while node is not None:
+        for item in node.body:
+            if isinstance(item, ast.FunctionDef) and item.name == "__init__":
+                arguments, defaults = item.args.args[1:], item.args.defaults
+                padding: list[ast.expr | None] = [None] * (len(arguments) - len(defaults))
+                return {
+                    argument.arg: (ast.unparse(argument.annotation) if argument.annotation else "")
+                    + (f" = {ast.unparse(default)}" if default is not None else "")
+                    for argument, default in zip(arguments, [*padding, *defaults], strict=True)
+                }
+        base = node.bases[0] if node.bases else None
+        node = classes.get(base.id) if isinstance(base, ast.Name) else None
+    return {}
+
+
+def literal_exports(package: str) -> dict[str, str]:
+    """The EXPORTS table of a package, which costs nothing to import."""
+    return importlib.import_module(package).EXPORTS
+
+
+def recipe_classes(path: Path) -> dict[str, str]:
+    """{"model": class path, "data": class path} of a configuration file, as written in it.
+
+    Raises:
+        CommandLineError: the file cannot be read as YAML.
+    """
+    import yaml
+
+    try:
+        config = yaml.safe_load(path.read_text()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CommandLineError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    except OSError as error:
+        raise CommandLineError(f"{path} cannot be read ({error.strerror}): name a .yaml file with --config") from error
+    if not isinstance(config, dict):
+        raise CommandLineError(f"{path} holds no settings: a recipe has the sections model, data and trainer")
+    classes = {}
+    for section in ("model", "data"):
+        content = config.get(section)
+        if isinstance(content, dict) and isinstance(content.get("class_path"), str):
+            classes[section] = content["class_path"]
+        elif isinstance(content, str):
+            classes[section] = content
+    return classes
+
+
+def print_recipes(program: str) -> None:
+    """Names, what they do, how long they take."""
+    print(USAGE.format(program=program))
+    print("recipes, with their time on two CPU cores:")
+    width = max(map(len, recipes()))
+    for name, path in recipes().items():
+        what, time = headline(path)
+        print(f"  {name:{width}}  {what}  [{time}]")
+
+
+def print_recipe_help(path: Path, program: str) -> None:
+    """A recipe's comments and every field that can be overridden."""
+    lines = path.read_text().splitlines()
+    print("\n".join(line.removeprefix("#").strip() for line in lines if line.startswith("#")))
+    print(f"\n{USAGE.format(program=program)}")
+    for section, class_path in recipe_classes(path).items():
+        print(f"--{section}: {class_path}")
+        for name, described in class_fields(class_path).items():
+            print(f"  --{section}.{name}: {described}")
+    print("--trainer: lightning.Trainer, see its documentation; --checkpoint.every_n_seconds, --pictures.every_n_epochs")
+
+
+def runs_of(recipe: str) -> list[Path]:
+    """The folders of a recipe's runs, oldest first."""
+    folders = [path for path in (LOGS / recipe).glob("version_*") if path.name.removeprefix("version_").isdigit()]
+    return sorted(folders, key=lambda path: int(path.name.removeprefix("version_")))
+
+
+def pop_flag(arguments: list[str], flag: str) -> bool:
+    """Removes a flag, and says whether it was there."""
+    found = flag in arguments
+    while flag in arguments:
+        arguments.remove(flag)
+    return found
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line.
+
+    Returns:
+        The exit code: 0, 1 for a run that failed, 2 for a command that makes no sense.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    program = "dlkit" if Path(sys.argv[0]).name == "dlkit" else "python scripts/fit.py"
+    try:
+        return dispatch(arguments, program)
+    except CommandLineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader of a long listing went away
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def dispatch(arguments: list[str], program: str) -> int:
+    """Takes a command apart, and does what needs no torch."""
+    if not arguments or arguments in (["list"], ["-h"], ["--help"]):
+        print_recipes(program)
+        return 0
+    command = arguments.pop(0) if arguments[0] in COMMANDS else "fit"
+    recipe = arguments.pop(0) if arguments and not arguments[0].startswith("-") else None
+    if command == "cp":
+        if recipe is None or len(arguments) != 1:
+            raise CommandLineError(f"cp takes a recipe and a file\nfor example: {program} cp vae-digits my.yaml")
+        return copy_recipe(recipe, Path(arguments[0]))
+    path = find_recipe(recipe) if recipe else config_argument(arguments, program)
+    if "-h" in arguments or "--help" in arguments:
+        print_recipe_help(path, program)
+        return 0
+    name = recipe or path.stem
+    resume, compiled = pop_flag(arguments, "--resume"), pop_flag(arguments, "--compile")
+    arguments = [expand_shorthand(argument) for argument in arguments]
+    version, checkpoint = None, None
+    if resume or command != "fit":
+        path, version, checkpoint = newest_run(name, command, path, arguments)
+    from dlkit.runner import run
+
+    return run(command, name, path, arguments, version, checkpoint, compiled)
+
+
+def expand_shorthand(argument: str) -> str:
+    """--seed and its like, in full."""
+    name, equals, value = argument.partition("=")
+    return SHORTHANDS.get(name, name) + equals + value
+
+
+def config_argument(arguments: list[str], program: str) -> Path:
+    """Takes `--config FILE` out of the arguments.
+
+    Raises:
+        CommandLineError: there is none.
+    """
+    for index, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name in ("--config", "-c"):
+            if not equals and index + 1 == len(arguments):
+                raise CommandLineError("--config needs a file\nfor example: --config my.yaml")
+            value = value if equals else arguments[index + 1]
+            del arguments[index : index + (1 if equals else 2)]
+            if not Path(value).is_file():
+                raise CommandLineError(f"there is no file {value}\nname a recipe, or an existing .yaml file with --config")
+            return Path(value)
+    raise CommandLineError(f"no recipe was named\nrun `{program}` for the list of recipes, or give --config FILE")
+
+
+def copy_recipe(recipe: str, target: Path) -> int:
+    """Copies a recipe to a file that does not exist yet."""
+    if target.exists():
+        raise CommandLineError(f"{target} exists already\nname another file, or remove it first")
+    try:
+        shutil.copyfile(find_recipe(recipe), target)
+    except OSError as error:
+        raise CommandLineError(f"{target} cannot be written ({error.strerror})\nname a file in an existing folder") from error
+    print(f"copied {recipe} to {target}: edit it, then run `fit.py --config {target}`")
+    return 0
+
+
+def newest_run(name: str, command: str, path: Path, arguments: list[str]) -> tuple[Path, int, Path | None]:
+    """The configuration, the version and the checkpoint of a recipe's newest run.
+
+    Raises:
+        CommandLineError: there is no run, or none with a checkpoint where one is needed.
+    """
+    for index, argument in enumerate(arguments):
+        if argument.partition("=")[0] == "--ckpt_path":
+            value = argument.partition("=")[2] or (arguments[index + 1] if index + 1 < len(arguments) else "")
+            del arguments[index : index + (1 if "=" in argument else 2)]
+            if not Path(value).is_file():
+                raise CommandLineError(f"there is no checkpoint {value}\nname a .ckpt file")
+            config = Path(value).parent.parent / "config.yaml"
+            return (config if config.is_file() else path), -1, Path(value)
+    runs = runs_of(name)
+    if not runs:
+        raise CommandLineError(f"there is no run of {name} in {LOGS}/ below this folder\ntrain one first: fit.py {name}")
+    config = runs[-1] / "config.yaml"
+    folder = runs[-1] / "checkpoints"
+    names = ("last.ckpt",) if command == "fit" else ("best.ckpt", "last.ckpt")
+    checkpoint = next((folder / file for file in names if (folder / file).is_file()), None)
+    if checkpoint is None and command != "fit":
+        raise CommandLineError(f"the newest run, {runs[-1]}, has no checkpoint yet\ntrain it first: fit.py {name} --resume")
+    if checkpoint is None:
+        print(f"{runs[-1]} was stopped before its first checkpoint: it starts from the beginning")
+    version = int(runs[-1].name.removeprefix("version_"))
+    return (config if config.is_file() else path), version, checkpoint
+
+
+def options_of(arguments: list[str]) -> Iterator[str]:
+    """The names of the options in a command, without values."""
+    for argument in arguments:
+        if argument.startswith("--"):
+            yield argument.partition("=")[0]
+
+
+def tidy(message: str) -> str:
+    """A parser's message as one line, its class names in the plain form."""
+    message = re.sub(r"\s+", " ", message).strip()
+    return re.sub(r"^Parser key \"?([\w.]+)\"?: ?", r"\1: ", message)

@@ -1,0 +1,282 @@
+"""The part of the command line that needs torch: builds method, data and Trainer from a recipe, and runs them."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+import lightning as L
+import torch
+import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from dlkit.callbacks import Checkpoints, Compile, Pictures, Progress, RandomState, Summary
+from dlkit.callbacks.summary import writer
+from dlkit.cli import LINKED, LOGS, CommandLineError, options_of, recipe_classes, suggestion, tidy
+from dlkit.method import Method, NonFiniteError, read_checkpoint
+
+USER_ERRORS = (ValueError, OSError, NonFiniteError, MisconfigurationException)
+SETTINGS = ("config", "seed_everything", "print_config", "model", "data", "trainer", "checkpoint", "pictures")
+
+# Lines that Lightning and its dependencies print at every run and that a user of dlkit can do nothing about.
+NAGS = (
+    r".*isinstance\(treespec, LeafSpec\).*",
+    r".*does not have many workers.*",
+    r".*smaller than the logging interval.*",
+    r".*Checkpoint directory .* exists and is not empty.*",
+    r".*args parameter is intended to run from within Python.*",
+    r".*no `val_dataloader`.*",
+)
+
+
+def silence_nags() -> None:
+    """Filters exactly these lines, and Lightning's advertisements."""
+    for nag in NAGS:
+        warnings.filterwarnings("ignore", nag)
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed", "lightning.pytorch.utilities"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def import_class(path: str, base: type) -> type:
+    """The class at a dotted path.
+
+    Raises:
+        CommandLineError: there is none, or it is of another kind.
+    """
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise CommandLineError(f"the class {path} cannot be imported ({error})\nname it as package.module.Class") from error
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise CommandLineError(f"{path} is no {base.__name__}\nname a subclass of {base.__name__}")
+    return found
+
+
+def parameters(function: Any) -> dict[str, inspect.Parameter]:
+    """The parameters of a callable, without self."""
+    return {name: parameter for name, parameter in inspect.signature(function).parameters.items() if name != "self"}
+
+
+def check_fields(classes: dict[str, type], config: dict[str, Any], arguments: list[str], linked: list[str]) -> None:
+    """Refuses a field that does not exist, in the file or on the command line, and names the nearest that does.
+
+    Raises:
+        CommandLineError: naming the field.
+    """
+    sections = {**classes, "trainer": L.Trainer, "checkpoint": Checkpoints, "pictures": Pictures}
+    fields = {section: set(parameters(owner)) for section, owner in sections.items()}
+    fields["model"] -= set(linked)
+    fields["pictures"] -= {"class_names"}
+    known = [f"--{section}.{field}" for section, names in fields.items() for field in names]
+    given = [option.replace(".init_args.", ".") for option in options_of(arguments)]
+    for section, content in config.items():
+        if section in ("model", "data") and isinstance(content, dict):
+            content = content.get("init_args", {})
+        if isinstance(content, dict):
+            given += [f"--{section}.{field}" for field in content]
+        elif section not in SETTINGS:
+            given.append(f"--{section}")
+    for option in given:
+        section, _, field = option.removeprefix("--").partition(".")
+        if option.startswith("--model.") and field in linked:
+            raise CommandLineError(f"{option} is taken from the data\nleave it out, or choose other data with --data")
+        if field.partition(".")[0] not in fields.get(section, ()) and not (not field and section in SETTINGS):
+            nearest = suggestion(option, [*known, *(f"--{setting}" for setting in SETTINGS), "--seed", "--resume", "--compile"])
+            raise CommandLineError(f"there is no option {option}\n{nearest}")
+
+
+class SaveConfig(SaveConfigCallback):
+    """Keeps the configuration beside the checkpoints, written whole or not at all, and shows it in TensorBoard."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if not trainer.is_global_zero or trainer.log_dir is None:
+            return
+        content = self.parser.dump(self.config, skip_none=False)
+        path = Path(trainer.log_dir) / "config.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(content)
+        os.replace(temporary, path)
+        board = writer(trainer)
+        if board is not None:
+            board.add_text("config", f"```yaml\n{content}\n```", 0)
+
+
+class DlkitCLI(LightningCLI):
+    """LightningCLI with dlkit's callbacks, and with the data's properties linked to what the method requires."""
+
+    def __init__(self, name: str, linked: list[str], version: int | None, step: int | None, **kwargs: Any) -> None:
+        self.name = name
+        self.linked = linked
+        self.version = version
+        self.step = step
+        super().__init__(
+            Method,
+            L.LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            run=False,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            parser_kwargs={"allow_abbrev": False, "exit_on_error": False},
+            trainer_defaults={"enable_model_summary": False, "num_sanity_val_steps": 0},
+            **kwargs,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(Checkpoints, "checkpoint")
+        parser.add_lightning_class_args(Pictures, "pictures")
+        for field in self.linked:
+            parser.link_arguments(f"data.{field}", f"model.init_args.{field}", apply_on="instantiate")
+        parser.link_arguments("data", "pictures.class_names", compute_fn=class_names, apply_on="instantiate")
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        config = self._get(self.config_init, "trainer")
+        if config["logger"] in (None, True):
+            # On resuming, what was logged after the checkpoint is about to be logged again.
+            kwargs["logger"] = TensorBoardLogger(
+                LOGS, name=self.name, version=self.version, default_hp_metric=False, purge_step=self.step
+            )
+        seed = self._get(self.config, "seed_everything")
+        kwargs["callbacks"] = [*(config["callbacks"] or []), RandomState(), Summary(self.name, seed)]
+        if config["enable_progress_bar"] is not False:
+            kwargs["callbacks"].append(Progress())
+        return super().instantiate_trainer(**kwargs)
+
+
+def class_names(data: L.LightningDataModule) -> tuple[str, ...]:
+    """The names of the data's classes, where it has any."""
+    return tuple(getattr(data, "class_names", ()))
+
+
+def run(
+    command: str,
+    name: str,
+    path: Path,
+    arguments: list[str],
+    version: int | None = None,
+    checkpoint: Path | None = None,
+    compiled: bool = False,
+) -> int:
+    """Runs a recipe.
+
+    Args:
+        command: "fit", "validate" or "test".
+        name: under which the run is logged.
+        path: the recipe or configuration file.
+        arguments: what overrides it.
+        version: the run to continue, or None for a new one.
+        checkpoint: the checkpoint to continue or to evaluate.
+        compiled: whether to compile the networks.
+
+    Returns:
+        0, or 1 after a run that failed with an explanation.
+
+    Raises:
+        CommandLineError: the command makes no sense.
+    """
+    silence_nags()
+    sys.path.append(os.getcwd())  # so that `--model my_module.MyVAE` finds a user's own file
+    torch.set_float32_matmul_precision("high")
+    classes = choose_classes(path, arguments)
+    linked = [
+        field
+        for field, parameter in parameters(classes["model"]).items()
+        if field in LINKED and parameter.default is inspect.Parameter.empty
+    ]
+    check_fields(classes, yaml.safe_load(path.read_text()) or {}, arguments, linked)
+    try:
+        saved = read_checkpoint(checkpoint) if checkpoint else None
+        cli = DlkitCLI(
+            name,
+            linked,
+            version,
+            saved["global_step"] if saved and command == "fit" else None,
+            args=["--config", str(path), *arguments],
+            save_config_callback=SaveConfig if command == "fit" else None,
+        )
+    except (jsonargparse.ArgumentError, jsonargparse.ParserError) as error:
+        raise CommandLineError(tidy(str(error))) from error
+    except USER_ERRORS as error:
+        return explain(error)
+    if compiled:
+        cli.trainer.callbacks.insert(0, Compile())
+    try:
+        if command == "fit":
+            fit(cli, checkpoint)
+        else:
+            evaluate(cli, command, checkpoint)
+    except USER_ERRORS as error:
+        return explain(error)
+    return 0
+
+
+def choose_classes(path: Path, arguments: list[str]) -> dict[str, type]:
+    """The method's and the data's class: the recipe's, or another named on the command line.
+
+    Raises:
+        CommandLineError: one is missing, or is no method or datamodule.
+    """
+    paths = recipe_classes(path)
+    for index, argument in enumerate(arguments):
+        option, equals, value = argument.partition("=")
+        if option in ("--model", "--data"):
+            paths[option.removeprefix("--")] = value if equals else arguments[index + 1]
+    for section in ("model", "data"):
+        if section not in paths:
+            raise CommandLineError(f"{path} names no class for {section}\nadd a section '{section}' with a class_path")
+    return {
+        "model": import_class(paths["model"], Method),
+        "data": import_class(paths["data"], L.LightningDataModule),
+    }
+
+
+def fit(cli: DlkitCLI, checkpoint: Path | None) -> None:
+    """Trains, and says where to look."""
+    trainer, method = cli.trainer, cli.model
+    first = os.environ.get("LOCAL_RANK", "0") == "0"
+    if first:
+        size = sum(parameter.numel() for parameter in method.parameters())
+        print(f"{type(method).__name__} with {size:,} parameters on {type(cli.datamodule).__name__}; TensorBoard: tensorboard --logdir {LOGS}")
+    trainer.fit(method, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
+    if first and trainer.log_dir is not None:
+        metrics = {key: value for key, value in trainer.callback_metrics.items() if key.startswith("val/")}
+        print(f"finished: {trainer.log_dir}")
+        print("  ".join(f"{key} {float(value):.4g}" for key, value in sorted(metrics.items())))
+
+
+def evaluate(cli: DlkitCLI, command: str, checkpoint: Path | None) -> None:
+    """Measures a checkpoint, and keeps the result beside it as `test.json` or `validate.json`."""
+    assert checkpoint is not None
+    cli.trainer.logger = None
+    measure = cli.trainer.test if command == "test" else cli.trainer.validate
+    metrics = measure(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True, verbose=False)[0]
+    target = checkpoint.parent.parent / f"{command}.json"
+    target.write_text(json.dumps({"checkpoint": checkpoint.name, "metrics": metrics}, indent=2) + "\n")
+    print(f"{checkpoint}")
+    for name, value in metrics.items():
+        print(f"  {name:28} {value:.6g}")
+
+
+def explain(error: BaseException) -> int:
+    """Prints a failure in one sentence; the traceback is for DLKIT_TRACEBACK=1.
+
+    Returns:
+        The exit code, 1.
+    """
+    if os.environ.get("DLKIT_TRACEBACK"):
+        raise error
+    print(f"error: {tidy(str(error)) or type(error).__name__}", file=sys.stderr)
+    return 1
