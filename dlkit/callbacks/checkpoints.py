@@ -91,7 +91,10 @@ class Checkpoints(Checkpoint):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         epochs_over = trainer.max_epochs not in (None, -1) and trainer.current_epoch + 1 >= (trainer.max_epochs or 0)
         steps_over = 0 < trainer.max_steps <= trainer.global_step
-        if epochs_over or steps_over or trainer.should_stop or self.due(trainer, 0):
+        # A run that ends by max_steps does not resume exactly from the end of an epoch (Lightning counts that epoch twice),
+        # so there the first step of the next one is saved instead.
+        may_wait = trainer.max_steps > 0 and trainer.num_training_batches > 1
+        if epochs_over or steps_over or trainer.should_stop or (not may_wait and self.due(trainer, 0)):
             self.save_last(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -1,0 +1,116 @@
+"""A run that was stopped and resumed ends with the parameters of one that was not, bit for bit."""
+
+from __future__ import annotations
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+
+import dlkit
+from datamodules import Digits
+from dlkit.callbacks import Checkpoints, ExponentialMovingAverage, RandomState
+
+STEPS_AN_EPOCH = 3
+EPOCHS = 3
+
+
+class Stop(L.Callback):
+    """Raises after a given step, as a kill would."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.step:
+            raise KeyError("stopped")
+
+
+class Seen(L.Callback):
+    """Counts the validations and epoch ends."""
+
+    def __init__(self) -> None:
+        self.validations, self.epoch_ends = [], []
+
+    def on_validation_epoch_end(self, trainer, pl_module):
+        self.validations.append((trainer.current_epoch, trainer.global_step, float(trainer.callback_metrics["val/loss"])))
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        self.epoch_ends.append(trainer.current_epoch)
+
+
+METHODS = {
+    "vae": lambda: dlkit.VAE((1, 8, 8), 2, hidden_dims=(16,), kl_warmup=6, schedule="cosine"),
+    "classifier": lambda: dlkit.Classifier((1, 8, 8), 10, "cnn", width=4, dropout=0.5),
+}
+
+
+def train(root, build, callbacks=(), resume=False, ema=False, **arguments):
+    L.seed_everything(5, verbose=False)
+    method, seen = build(), Seen()
+    averages = [ExponentialMovingAverage(0.9)] if ema else []
+    trainer = L.Trainer(
+        max_epochs=EPOCHS,
+        accelerator="cpu",
+        logger=TensorBoardLogger(root, version=0),
+        callbacks=[*averages, Checkpoints(every_n_seconds=0), RandomState(), seen, *callbacks],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        **arguments,
+    )
+    checkpoint = root / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
+    trainer.fit(
+        method,
+        datamodule=Digits(batch_size=400, val_size=100, binarize="dynamic"),
+        ckpt_path=checkpoint if resume else None,
+        weights_only=True,
+    )
+    return trainer, method, seen
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("ema", [False, True])
+def test_resuming_after_any_step_is_exact(tmp_path, name, ema):
+    whole_trainer, whole, whole_seen = train(tmp_path / "whole", METHODS[name], ema=ema)
+    for step in range(1, STEPS_AN_EPOCH * EPOCHS):
+        root = tmp_path / f"stopped{step}"
+        with pytest.raises(KeyError, match="stopped"):
+            train(root, METHODS[name], [Stop(step)], ema=ema)
+        trainer, resumed, seen = train(root, METHODS[name], resume=True, ema=ema)
+        assert trainer.global_step == whole_trainer.global_step == STEPS_AN_EPOCH * EPOCHS
+        assert trainer.current_epoch == whole_trainer.current_epoch
+        for (key, expected), found in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+            assert torch.equal(expected, found), f"{key} differs after stopping at step {step}"
+        assert seen.validations == whole_seen.validations[-len(seen.validations) :]
+        assert seen.validations, step
+
+
+def test_without_the_random_state_the_noise_of_a_resumed_run_differs(tmp_path, monkeypatch):
+    """The control: the equality above is not for want of noise."""
+    _, whole, _ = train(tmp_path / "whole", METHODS["vae"])
+    monkeypatch.setattr(RandomState, "load_state_dict", lambda self, state: None)
+    with pytest.raises(KeyError, match="stopped"):
+        train(tmp_path / "stopped", METHODS["vae"], [Stop(4)])
+    _, resumed, _ = train(tmp_path / "stopped", METHODS["vae"], resume=True)
+    assert not torch.equal(whole.encoder.head[0].weight, resumed.encoder.head[0].weight)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"limit_train_batches": 2}, {"val_check_interval": 1}, {"accumulate_grad_batches": 2}, {"max_steps": 8}], ids=str
+)
+def test_resuming_is_exact_however_the_trainer_counts(tmp_path, arguments):
+    whole_trainer, whole, _ = train(tmp_path / "whole", METHODS["vae"], **arguments)
+    for step in range(1, whole_trainer.global_step):
+        root = tmp_path / f"stopped{step}"
+        with pytest.raises(KeyError, match="stopped"):
+            train(root, METHODS["vae"], [Stop(step)], **arguments)
+        _, resumed, _ = train(root, METHODS["vae"], resume=True, **arguments)
+        for (key, expected), found in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+            assert torch.equal(expected, found), f"{key} differs after stopping at step {step}"
+
+
+def test_how_often_validation_runs_does_not_change_what_is_trained(tmp_path):
+    _, often, _ = train(tmp_path / "often", METHODS["vae"])
+    _, once, _ = train(tmp_path / "once", METHODS["vae"], check_val_every_n_epoch=3)
+    assert torch.equal(often.encoder.head[0].weight, once.encoder.head[0].weight)
