@@ -21,7 +21,7 @@ EXPORTS = {
     "Images": "datamodules.images",
 }
 
-__all__ = ["CIFAR10", "Digits", "FashionMNIST", "Images", "KMNIST", "MNIST"]
+__all__ = ["CIFAR10", "KMNIST", "MNIST", "Digits", "FashionMNIST", "Images"]
 
 
 def __getattr__(name: str) -> Any:

@@ -21,8 +21,8 @@ Split = Literal["train", "val", "test"]
 class ImageData(L.LightningDataModule):
     """Images held in memory as bytes, turned into float32 in [0, 1] on the device that trains.
 
-    A subclass sets `data_shape`, `num_classes` and `num_levels`, and gives `load()`. The validation split is taken from the
-    training part by `split_seed`; the test part is whatever the data set says it is.
+    A subclass sets `data_shape`, `num_classes` and `num_levels`, and gives `load()`. The validation split is taken from
+    the training part by `split_seed`; the test part is whatever the data set says it is.
 
     Args:
         batch_size: examples a batch and device.
@@ -57,6 +57,8 @@ class ImageData(L.LightningDataModule):
             raise ValueError(f"unknown binarize {binarize!r}: use 'none', 'static' or 'dynamic'")
         if val_size < 0:
             raise ValueError(f"val_size={val_size}: give 0 or more examples")
+        if shift < 0:
+            raise ValueError(f"shift={shift}: give 0 or more pixels")
         self.batch_size = batch_size
         self.val_size = val_size
         self.split_seed = split_seed
@@ -106,14 +108,18 @@ class ImageData(L.LightningDataModule):
     def loader(self, split: Split, shuffle: bool = False) -> Loader:
         """Batches of bytes, as they lie in memory. The seed of the order is the run's (torch's initial seed)."""
         self.setup()
+        if split not in self.splits:
+            raise ValueError(
+                f"there is no split {split!r}, only {', '.join(sorted(self.splits))}: name one of them, "
+                f"or make a validation split with val_size"
+            )
         return Loader(self.splits[split], self.batch_size, shuffle, seed=torch.initial_seed())
 
     def batches(self, split: Split = "train", device: str | torch.device = "cpu") -> Iterator[Examples]:
-        """One pass over a split, ready for `Method.loss`: shuffled and augmented for "train", in order for the others."""
+        """One pass over a split, ready for `Method.loss`: "train" shuffled and augmented, the others in order."""
         training = split == "train"
         for batch in self.loader(split, shuffle=training):
-            moved = Examples(*(None if part is None else part.to(device) for part in batch))
-            yield self.prepare(moved, training)
+            yield self.prepare(batch.map(lambda part: part.to(device)), training)
 
     def prepare(self, batch: Examples, training: bool = False) -> Examples:
         """Bytes to float32 in [0, 1], and in training the augmentation and the dynamic binarisation.
@@ -149,7 +155,7 @@ def random_shift(x: Tensor, shift: int) -> Tensor:
 
 def select(examples: Examples, rows: Tensor) -> Examples:
     """The examples at `rows`."""
-    return Examples(examples.x[rows], None if examples.y is None else examples.y[rows])
+    return examples.map(lambda part: part[rows])
 
 
 def data_root(root: str | None) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tarfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,8 @@ class CIFAR10(ImageData):
     """32x32 colour photographs in ten classes: 50,000 for training, 10,000 for the test.
 
     Args:
-        root: a folder that holds (or will hold) `cifar10/cifar-10-binary.tar.gz`; by default DLKIT_DATA, or the user's cache.
+        root: a folder that holds (or will hold) `cifar10/cifar-10-binary.tar.gz`; by default DLKIT_DATA, or the user's
+            cache.
         batch_size, val_size, split_seed, binarize, shift: see `ImageData`.
 
     Raises:
@@ -63,7 +65,7 @@ class CIFAR10(ImageData):
                     file = archive.extractfile(member) if member.isfile() else None
                     if file is not None:
                         contents[Path(member.name).name] = file.read()
-        except (tarfile.TarError, OSError, EOFError) as error:
+        except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
             raise ValueError(f"{path} is damaged or cut short ({error}): delete it and download it again") from error
         return {part: read_records(path, contents, names) for part, names in MEMBERS.items()}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from datamodules.base import Binarize, ImageData
 from dlkit.batches import Examples
 
@@ -35,7 +37,7 @@ class Digits(ImageData):
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
 
-        digits = load_digits()
+        digits: Any = load_digits()
         x = torch.from_numpy(digits["images"]).to(torch.uint8).unsqueeze(1)
         y = torch.from_numpy(digits["target"]).long()
         train, test = train_test_split(torch.arange(len(x)).numpy(), test_size=0.2, random_state=0)

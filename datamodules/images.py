@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from datamodules.base import Binarize, ImageData, select
 from dlkit.batches import Examples
@@ -47,6 +47,14 @@ class Images(ImageData):
         shift: int = 0,
     ) -> None:
         super().__init__(batch_size, val_size, split_seed, binarize, shift)
+        if mode not in ("rgb", "grey"):
+            raise ValueError(f"unknown mode {mode!r}: use 'rgb' or 'grey'")
+        if resize not in ("none", "crop"):
+            raise ValueError(f"unknown resize {resize!r}: use 'none' or 'crop'")
+        if size < 1:
+            raise ValueError(f"size={size}: give at least 1 pixel")
+        if not 0 < test_size < 1:
+            raise ValueError(f"test_size={test_size}: give a share between 0 and 1")
         self.root = Path(root)
         self.size = size
         self.mode: Literal["rgb", "grey"] = mode
@@ -54,7 +62,8 @@ class Images(ImageData):
         self.test_size = test_size
         self.data_shape = ({"rgb": 3, "grey": 1}[mode], size, size)
         self.paths = self.find()
-        self.class_names = tuple(sorted({path.relative_to(self.root).parts[0] for path in self.paths if self.labelled(path)}))
+        folders = {path.relative_to(self.root).parts[0] for path in self.paths if self.labelled(path)}
+        self.class_names = tuple(sorted(folders))
         self.num_classes = len(self.class_names) or None
 
     def find(self) -> list[Path]:
@@ -64,7 +73,9 @@ class Images(ImageData):
         paths = [
             path
             for path in sorted(self.root.rglob("*"))
-            if path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.relative_to(self.root).parts)
+            if path.suffix.lower() in SUFFIXES
+            and path.is_file()
+            and not any(part.startswith(".") for part in path.relative_to(self.root).parts)
         ]
         if len(paths) < 2:
             raise ValueError(f"{self.root} holds {len(paths)} pictures ({', '.join(sorted(SUFFIXES))}): give at least 2")
@@ -81,9 +92,12 @@ class Images(ImageData):
         """One picture: (channels, size, size), uint8."""
         try:
             with Image.open(path) as file:
+                depth = file.mode
                 picture = file.convert({"rgb": "RGB", "grey": "L"}[self.mode])
-        except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(f"{path} cannot be read as a picture ({error}): remove or replace it") from error
+        if depth.startswith(("I", "F")):  # Pillow would cut the values off at 255
+            raise ValueError(f"{path} has more than 8 bits a channel (mode {depth}): save it with 8")
         if self.resize == "crop":
             scale = self.size / min(picture.size)
             width, height = (max(self.size, round(side * scale)) for side in picture.size)

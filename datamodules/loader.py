@@ -7,6 +7,7 @@ faster by indexing a whole batch at once, and an order that is a function of (se
 from __future__ import annotations
 
 from collections.abc import Iterator
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -92,14 +93,14 @@ class Loader:
         while self.position < len(batches):
             rows = order[batches[self.position]][rank::world_size]
             self.position += 1
-            yield Examples(*(None if part is None else part[rows] for part in self.examples))
+            yield self.examples.map(itemgetter(rows))
 
     def order(self) -> Tensor:
         """The epoch's order: (n,), int64."""
         n = len(self.examples.x)
         if not self.shuffle:
             return torch.arange(n)
-        # Neighbouring seeds and epochs must not share an order, so the two are mixed by a multiplier before they are added.
+        # Neighbouring seeds and epochs must not share an order: a multiplier keeps them apart before they are added.
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
         return torch.randperm(n, generator=generator)
 

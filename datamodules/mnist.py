@@ -7,6 +7,7 @@ MNIST: LeCun et al. 1998. Fashion-MNIST: Xiao et al. 2017 (arXiv:1708.07747). Ku
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import torch
 from datamodules.base import Binarize, ImageData, data_root, fetch
 from dlkit.batches import Examples
 
+MAX_RANK = 32  # NumPy's; the sets below have 1 and 3
 FILES = {
     "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
     "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
@@ -23,7 +25,7 @@ FILES = {
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """Reads a gzipped IDX file of unsigned bytes: two zero bytes, the type 0x08, the rank, the sizes (big-endian), the data.
+    """Reads a gzipped IDX file of bytes: two zero bytes, the type 0x08, the rank, the sizes (big-endian), the data.
 
     Returns:
         uint8, of the shape that the header gives.
@@ -36,15 +38,17 @@ def read_idx(path: Path) -> np.ndarray:
             content = file.read()
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path} is damaged or cut short ({error}): delete it and download it again") from error
-    if len(content) < 4 or content[:3] != b"\0\0\x08":
+    if len(content) < 4 or content[:3] != b"\0\0\x08" or content[3] > MAX_RANK:
         raise ValueError(f"{path} is no IDX file of unsigned bytes: delete it and download it again")
     rank = content[3]
     header = 4 + 4 * rank
-    shape = tuple(int(size) for size in np.frombuffer(content[4:header], ">u4")) if len(content) >= header else ()
-    size = int(np.prod(shape, dtype=np.int64))
-    if len(shape) != rank or len(content) - header != size:
+    if len(content) < header:
+        raise ValueError(f"{path} ends inside its header of {header} bytes: delete it and download it again")
+    shape = tuple(np.frombuffer(content[4:header], ">u4").tolist())
+    size = math.prod(shape)
+    if len(content) - header != size:
         raise ValueError(
-            f"{path} holds {max(0, len(content) - header)} bytes of data and its header promises {size}: "
+            f"{path} holds {len(content) - header} bytes of data and its header promises {size}: "
             f"delete it and download it again"
         )
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
@@ -106,11 +110,20 @@ class MNIST(ImageData):
         """
         x, y = read_idx(images), read_idx(labels)
         if x.shape[1:] != self.data_shape[1:]:
-            raise ValueError(f"{images} holds arrays of shape {x.shape[1:]}, not pictures of {self.data_shape[1:]}")
-        if y.ndim != 1 or len(y) != len(x):
-            raise ValueError(f"{labels} holds {len(y)} labels and {images} {len(x)} pictures: they do not belong together")
-        if y.size and y.max() >= self.num_classes:
-            raise ValueError(f"{labels} holds the label {y.max()}, and there are {self.num_classes} classes: the file is damaged")
+            raise ValueError(
+                f"{images} holds data of shape {x.shape}, not pictures of {self.data_shape[1:]}: put the official file there"
+            )
+        if y.ndim != 1:
+            raise ValueError(f"{labels} holds data of shape {y.shape}, not a list of labels: put the official file there")
+        if not len(x) or len(y) != len(x):
+            raise ValueError(
+                f"{labels} holds {len(y)} labels and {images} {len(x)} pictures: delete both and download them again"
+            )
+        if y.max() >= len(self.class_names):
+            raise ValueError(
+                f"{labels} holds the label {y.max()}, and the classes are 0..{len(self.class_names) - 1}: "
+                f"delete it and download it again"
+            )
         return Examples(torch.from_numpy(x.copy()).unsqueeze(1), torch.from_numpy(y.astype(np.int64)))
 
 

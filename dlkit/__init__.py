@@ -14,14 +14,15 @@ if TYPE_CHECKING:
     from dlkit.autoencoders.vae import VAE
     from dlkit.batches import Examples
     from dlkit.classifiers.classifier import Classifier
-    from dlkit.method import Method, NonFiniteError, load
+    from dlkit.errors import NonFiniteError
+    from dlkit.method import Method, load
 
 __version__ = "0.1.0"
 
 # Public name -> the module that defines it. The command line reads this table to find a method without importing torch.
 EXPORTS = {
     "Method": "dlkit.method",
-    "NonFiniteError": "dlkit.method",
+    "NonFiniteError": "dlkit.errors",
     "load": "dlkit.method",
     "Examples": "dlkit.batches",
     "Classifier": "dlkit.classifiers.classifier",
@@ -31,13 +32,13 @@ EXPORTS = {
 }
 
 __all__ = [
+    "VAE",
     "Autoencoder",
     "Classifier",
     "DenoisingAutoencoder",
     "Examples",
     "Method",
     "NonFiniteError",
-    "VAE",
     "load",
 ]
 

@@ -6,6 +6,7 @@ dlkit is known to a datamodule.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import Tensor
@@ -21,3 +22,7 @@ class Examples(NamedTuple):
 
     x: Tensor
     y: Tensor | None = None
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Examples:
+        """The same examples with `function` applied to x, and to y where there is one."""
+        return Examples(function(self.x), None if self.y is None else function(self.y))

@@ -14,9 +14,9 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import dlkit
+from dlkit.errors import CommandLineError
 
 RECIPES = Path(__file__).parent / "recipes"
 COMMANDS = ("fit", "validate", "test", "cp")
@@ -39,10 +39,6 @@ usage: {program} RECIPE [--model.FIELD VALUE] [--data.FIELD VALUE] [--trainer.FI
 """
 
 
-class CommandLineError(Exception):
-    """A mistake in the command: its message is all that the user needs to see."""
-
-
 # Without torch -------------------------------------------------------------------------------------------------------
 
 
@@ -59,7 +55,7 @@ def headline(path: Path) -> tuple[str, str]:
 
 
 def suggestion(name: str, known: list[str]) -> str:
-    """", did you mean ...?" or nothing."""
+    """ ", did you mean ...?" or nothing."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"did you mean {close[0]}?" if close else f"known are: {', '.join(sorted(known))}"
 
@@ -290,6 +286,25 @@ def options_of(arguments: list[str]) -> Iterator[str]:
 
 
 def tidy(message: str) -> str:
-    """A parser's message as one line, its class names in the plain form."""
+    """A parser's message in one or two lines: the option, what it takes, what it was given."""
     message = re.sub(r"\s+", " ", message).strip()
-    return re.sub(r"^Parser key \"?([\w.]+)\"?: ?", r"\1: ", message)
+    section = re.match(r'(?:Parser key )?"?([\w.]+)"?: ', message)
+    prefix = section.group(1) if section else ""
+    missing = re.search(r"the following arguments are required: ([\w, ]+?)(?: - |$)", message)
+    if missing:
+        names = ", ".join(f"--{prefix}.{name.strip()}" for name in missing.group(1).split(","))
+        return f"missing: {names}\nadd it to the command or to the recipe"
+    inner = re.search(r'class_path .+?: Parser key "([\w.]+)": (.+)', message)
+    option, reason = (f"--{prefix}.{inner.group(1)}", inner.group(2)) if inner else (f"--{prefix}", message)
+    expected = re.search(r"Expected an? (.+?)\. Got value: (\S+)", reason)
+    union = re.search(r"Union subtypes Subtypes: \[(.+?)\] Errors:.*?Given value: (\S+)", reason)
+    told = union or expected
+    if section and told:
+        return f"{option} cannot be {told.group(2)}\nit takes {plain_type(told.group(1))}"
+    return message
+
+
+def plain_type(kind: str) -> str:
+    """A Python type as a user would say it: <class 'int'> -> int, typing.Literal['a', 'b'] -> 'a' or 'b'."""
+    kind = re.sub(r"typing\.Literal\[(.+?)\]", lambda found: found.group(1), kind)
+    return re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", kind).replace(", ", " or ")

@@ -20,16 +20,13 @@ import torch
 from torch import Tensor
 
 import dlkit
+from dlkit.errors import NonFiniteError
 
 Terms = dict[str, Tensor]
 Schedule = Literal["constant", "cosine"]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 NEVER = torch.iinfo(torch.int64).max
-
-
-class NonFiniteError(RuntimeError):
-    """A loss, or a parameter about to be saved, is NaN or infinite."""
 
 
 class FiniteWatch:
@@ -203,7 +200,10 @@ class Method(L.LightningModule):
                     f"the parameter '{name}' is not finite at step {self.global_step}, so no checkpoint was written; "
                     f"the last good one is kept: lower the learning rate or clip gradients"
                 )
-        checkpoint["dlkit"] = {"version": dlkit.__version__, "method": f"{type(self).__module__}.{type(self).__qualname__}"}
+        checkpoint["dlkit"] = {
+            "version": dlkit.__version__,
+            "method": f"{type(self).__module__}.{type(self).__qualname__}",
+        }
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: str | Path, map_location: Any = "cpu", **kwargs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -104,3 +104,12 @@ class FitsLatentDensity(Protocol):
     def fit_latent_density(self, loader: Any, kind: str = "gaussian") -> None:
         """Fits the density to the latents of the examples that `loader` yields."""
         ...
+
+
+@runtime_checkable
+class HasBaselines(Protocol):
+    """Knows closed-form solutions of the same task, to stand beside its own numbers."""
+
+    def baselines(self, train: Tensor, test: Tensor) -> dict[str, float]:
+        """Both (n, elements), float64 -> the baselines by name."""
+        ...

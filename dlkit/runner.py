@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import json
-import logging
 import os
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -22,29 +19,12 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from dlkit.callbacks import Checkpoints, Compile, Pictures, Progress, RandomState, Summary
 from dlkit.callbacks.summary import writer
-from dlkit.cli import LINKED, LOGS, CommandLineError, options_of, recipe_classes, suggestion, tidy
-from dlkit.method import Method, NonFiniteError, read_checkpoint
+from dlkit.cli import LINKED, LOGS, options_of, recipe_classes, suggestion, tidy
+from dlkit.errors import USER_ERRORS, CommandLineError, explain
+from dlkit.evaluation import measure, silence_nags
+from dlkit.method import Method, read_checkpoint
 
-USER_ERRORS = (ValueError, OSError, NonFiniteError, MisconfigurationException)
 SETTINGS = ("config", "seed_everything", "print_config", "model", "data", "trainer", "checkpoint", "pictures")
-
-# Lines that Lightning and its dependencies print at every run and that a user of dlkit can do nothing about.
-NAGS = (
-    r".*isinstance\(treespec, LeafSpec\).*",
-    r".*does not have many workers.*",
-    r".*smaller than the logging interval.*",
-    r".*Checkpoint directory .* exists and is not empty.*",
-    r".*args parameter is intended to run from within Python.*",
-    r".*no `val_dataloader`.*",
-)
-
-
-def silence_nags() -> None:
-    """Filters exactly these lines, and Lightning's advertisements."""
-    for nag in NAGS:
-        warnings.filterwarnings("ignore", nag)
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed", "lightning.pytorch.utilities"):
-        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def import_class(path: str, base: type) -> type:
@@ -209,16 +189,16 @@ def run(
         )
     except (jsonargparse.ArgumentError, jsonargparse.ParserError) as error:
         raise CommandLineError(tidy(str(error))) from error
-    except USER_ERRORS as error:
+    except (*USER_ERRORS, MisconfigurationException) as error:
         return explain(error)
     if compiled:
-        cli.trainer.callbacks.insert(0, Compile())
+        cli.trainer.callbacks.insert(0, Compile())  # pyright: ignore[reportAttributeAccessIssue]
     try:
         if command == "fit":
             fit(cli, checkpoint)
         else:
             evaluate(cli, command, checkpoint)
-    except USER_ERRORS as error:
+    except (*USER_ERRORS, MisconfigurationException) as error:
         return explain(error)
     return 0
 
@@ -249,7 +229,8 @@ def fit(cli: DlkitCLI, checkpoint: Path | None) -> None:
     first = os.environ.get("LOCAL_RANK", "0") == "0"
     if first:
         size = sum(parameter.numel() for parameter in method.parameters())
-        print(f"{type(method).__name__} with {size:,} parameters on {type(cli.datamodule).__name__}; TensorBoard: tensorboard --logdir {LOGS}")
+        print(f"{type(method).__name__} with {size:,} parameters on {type(cli.datamodule).__name__}")
+        print(f"watch it with: tensorboard --logdir {LOGS}")
     trainer.fit(method, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
     if first and trainer.log_dir is not None:
         metrics = {key: value for key, value in trainer.callback_metrics.items() if key.startswith("val/")}
@@ -258,25 +239,9 @@ def fit(cli: DlkitCLI, checkpoint: Path | None) -> None:
 
 
 def evaluate(cli: DlkitCLI, command: str, checkpoint: Path | None) -> None:
-    """Measures a checkpoint, and keeps the result beside it as `test.json` or `validate.json`."""
+    """Measures a checkpoint, and keeps the result in its run's folder as `test.json` or `validate.json`."""
     assert checkpoint is not None
     cli.trainer.logger = None
-    measure = cli.trainer.test if command == "test" else cli.trainer.validate
-    metrics = measure(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True, verbose=False)[0]
     target = checkpoint.parent.parent / f"{command}.json"
-    target.write_text(json.dumps({"checkpoint": checkpoint.name, "metrics": metrics}, indent=2) + "\n")
-    print(f"{checkpoint}")
-    for name, value in metrics.items():
-        print(f"  {name:28} {value:.6g}")
-
-
-def explain(error: BaseException) -> int:
-    """Prints a failure in one sentence; the traceback is for DLKIT_TRACEBACK=1.
-
-    Returns:
-        The exit code, 1.
-    """
-    if os.environ.get("DLKIT_TRACEBACK"):
-        raise error
-    print(f"error: {tidy(str(error)) or type(error).__name__}", file=sys.stderr)
-    return 1
+    split = "test" if command == "test" else "val"
+    measure(cli.trainer, cli.model, cli.datamodule, split, checkpoint, str(checkpoint), target)

@@ -15,9 +15,10 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dlkit.batches import Examples
+from dlkit.functional.linear_gaussian import largest_angle, pca, pca_mse
 from dlkit.method import Method, Schedule, Terms, ability, check_examples
 from dlkit.nn.encoders import Decoder, Encoder, NetworkName, build_decoder, build_encoder
 
@@ -178,6 +179,27 @@ class Autoencoder(Method):
             ValueError: no density has been fitted.
         """
         return self.decode(self.sample_latents(n))
+
+    def baselines(self, train: Tensor, test: Tensor) -> dict[str, float]:
+        """PCA's mean squared error with as many dimensions; for a linear network also how near it came to PCA.
+
+        Args:
+            train, test: (n, elements), float64.
+
+        Returns:
+            `pca_mse` on `test`, per element; of a linear network `train_mse_relative_to_pca`, which is at least 1, and
+            `largest_angle_to_pca` between the two subspaces, in radians.
+        """
+        if self.latent_dim >= train.shape[1]:
+            return {}
+        found = {"pca_mse": pca_mse(train, test, self.latent_dim)}
+        if self.network == "linear":
+            rows = train.float().unflatten(1, self.data_shape).to(self.device)
+            mse = float((self.reconstruct(rows) - rows).square().mean())
+            found["train_mse_relative_to_pca"] = mse / pca_mse(train, train, self.latent_dim)
+            decoder = next(module for module in self.decoder.modules() if isinstance(module, nn.Linear))
+            found["largest_angle_to_pca"] = largest_angle(decoder.weight, pca(train, self.latent_dim)[1])
+        return found
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dlkit.autoencoders.autoencoder import Autoencoder
 from dlkit.batches import Examples
+from dlkit.functional.linear_gaussian import wiener_mse
 from dlkit.method import Schedule, Terms, ability
 from dlkit.nn.encoders import NetworkName
 
@@ -77,3 +78,7 @@ class DenoisingAutoencoder(Autoencoder):
     def denoise(self, x: Tensor) -> Tensor:
         """phi(x~): (batch, *data_shape) -> the same shape."""
         return self(x)
+
+    def baselines(self, train: Tensor, test: Tensor) -> dict[str, float]:
+        """The mean squared error of the Wiener filter, the best affine map, for Gaussian noise: both (n, elements)."""
+        return {"wiener_mse": wiener_mse(train, test, self.noise)} if self.corruption == "gaussian" else {}

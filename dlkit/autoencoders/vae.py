@@ -32,7 +32,8 @@ Likelihood = Literal["bernoulli", "gaussian", "categorical"]
 
 SIGMA_FLOOR = 1e-3  # Constant pixels (the corners of a digit) would otherwise drive a learned sigma to 0 and log p to infinity.
 LOG_SIGMA_BOUND = 7.0  # The encoder's log sigma bends towards +-7, so that exp() neither overflows nor vanishes.
-ROWS_AT_ONCE = 4096  # Importance samples are decoded in chunks of this many rows, which fit the cache.
+VALUES_AT_ONCE = 400_000  # Importance samples are decoded in chunks of so many values, which stay in the cache,
+FEWEST_ROWS_AT_ONCE = 64  # and of at least so many rows, which keep the matrix products efficient.
 
 
 class VAE(Method):
@@ -136,9 +137,7 @@ class VAE(Method):
         parameters = {"bernoulli": 1, "gaussian": 2 if self.sigma == "learned-per-pixel" else 1}
         stacked = parameters.get(self.likelihood, self.num_levels)
         out_shape = (stacked * self.data_shape[0], *self.data_shape[1:])
-        return build_decoder(
-            self.network, self.latent_dim, out_shape, self.hidden_dims, self.width, self.num_classes or 0
-        )
+        return build_decoder(self.network, self.latent_dim, out_shape, self.hidden_dims, self.width, self.num_classes or 0)
 
     # The densities ---------------------------------------------------------------------------------------------------
 
@@ -284,7 +283,7 @@ class VAE(Method):
         """The importance-sampling estimate log (1/K) sum_k w_k of log p(x), or of log p(x | y).
 
         On average a lower bound of log p(x) that tightens as K grows, so quote K beside it. Each x is encoded once and
-        the samples are decoded in large chunks.
+        the samples are decoded in chunks that fit the cache.
 
         Args:
             x: (batch, *data_shape).
@@ -295,12 +294,14 @@ class VAE(Method):
             (batch,), nats.
         """
         self.check_range(x)
+        levels = self.num_levels if self.likelihood == "categorical" else 1
+        rows_at_once = max(FEWEST_ROWS_AT_ONCE, VALUES_AT_ONCE // (levels * math.prod(self.data_shape)))
         estimates = []
-        for start in range(0, len(x), ROWS_AT_ONCE):
-            rows = slice(start, start + ROWS_AT_ONCE)
+        for start in range(0, len(x), rows_at_once):
+            rows = slice(start, start + rows_at_once)
             x_rows, label_rows = x[rows], None if labels is None else labels[rows]
             mean, log_sigma = (parameter.float() for parameter in self.posterior(x_rows, label_rows))
-            step = max(1, ROWS_AT_ONCE // len(x_rows))
+            step = max(1, rows_at_once // len(x_rows))
             chunks = [
                 self.log_weights_of_posterior(x_rows, mean, log_sigma, label_rows, min(step, num_samples - done))
                 for done in range(0, num_samples, step)
@@ -347,5 +348,3 @@ class VAE(Method):
     def kl_per_dimension(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """KL[q(z_d | x) | p(z_d)]: (batch, *data_shape) -> (batch, latent_dim), nats."""
         return kl_to_standard_normal(*self.posterior(x, labels))
-
-

@@ -59,9 +59,7 @@ class Checkpoints(Checkpoint):
         every_n_seconds: at least so long between two `last.ckpt`; 0 saves after every step.
     """
 
-    def __init__(
-        self, monitor: str = "val/loss", mode: Literal["min", "max"] = "min", every_n_seconds: float = 30.0
-    ) -> None:
+    def __init__(self, monitor: str = "val/loss", mode: Literal["min", "max"] = "min", every_n_seconds: float = 30.0) -> None:
         super().__init__()
         self.monitor = monitor
         self.mode = mode
@@ -115,7 +113,7 @@ class Checkpoints(Checkpoint):
     def due(self, trainer: L.Trainer, batch_idx: int) -> bool:
         """Whether it is time, decided by the first process for all: saving takes every one of them."""
         if trainer.world_size > 1:
-            if batch_idx % trainer.log_every_n_steps:
+            if batch_idx % trainer.log_every_n_steps:  # pyright: ignore[reportAttributeAccessIssue]
                 return False
             return trainer.strategy.broadcast(time.monotonic() - self.saved_at >= self.every_n_seconds)
         return time.monotonic() - self.saved_at >= self.every_n_seconds

@@ -122,5 +122,6 @@ def bars(values: np.ndarray, title: str, ylabel: str) -> Figure:
     """Values in falling order, one bar each."""
     canvas, axes = figure()
     axes.bar(np.arange(1, len(values) + 1), np.sort(values)[::-1], color="tab:blue")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set(title=title, xlabel="latent dimension, in falling order", ylabel=ylabel)
     return canvas

@@ -45,7 +45,8 @@ class ExponentialMovingAverage(L.Callback):
             return
         self.step = trainer.global_step
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(self.average, [parameter.detach() for parameter in pl_module.parameters()], 1 - decay)
+        raw = [parameter.detach() for parameter in pl_module.parameters()]
+        torch._foreach_lerp_(self.average, raw, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
         self.updates += 1
 
     @torch.no_grad()
@@ -72,9 +73,7 @@ class ExponentialMovingAverage(L.Callback):
         if self.swapped:
             self.swap(pl_module)
 
-    def on_save_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         if not self.average:
             return
         names = [name for name, _ in pl_module.named_parameters()]
@@ -85,9 +84,7 @@ class ExponentialMovingAverage(L.Callback):
         checkpoint["ema"] = {"raw": dict(zip(names, raw, strict=True)), "updates": self.updates, "step": self.step}
 
     @torch.no_grad()
-    def on_load_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Called after the method has loaded its state, which is the average."""
         if trainer.state.fn != "fit" or "ema" not in checkpoint:
             return

@@ -119,7 +119,9 @@ class Pictures(L.Callback):
                         self.add_grid(board, f"samples/{kind}_fitted_to_latents", fitted.sample(6 * COLUMNS), step)
             elif isinstance(method, Samples):
                 count = len(self.names(labels)) if labels is not None and len(self.names(labels)) <= COLUMNS else COLUMNS
-                board.add_image("samples/from_fixed_latents", drawing.grid(drawing.square(method.sample(8 * count), count)), step)
+                board.add_image(
+                    "samples/from_fixed_latents", drawing.grid(drawing.square(method.sample(8 * count), count)), step
+                )
             if isinstance(method, Interpolates) and len(x) > 2 * 6:
                 between = method.interpolate(x[:6], x[6:12], STEPS, None if labels is None else labels[:6])
                 board.add_image("interpolations/from_left_to_right", drawing.grid(between), step)

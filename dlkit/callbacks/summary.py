@@ -18,7 +18,7 @@ from dlkit.method import Method
 def writer(trainer: L.Trainer) -> SummaryWriter | None:
     """TensorBoard's writer, in the first process of a run that logs there."""
     logger = trainer.logger
-    if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero and not trainer.fast_dev_run:
+    if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero and not trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
         return logger.experiment
     return None
 
@@ -55,9 +55,9 @@ class Summary(L.Callback):
         if not trainer._logger_connector.should_update_logs or trainer.logger is None:
             return
         now = time.monotonic()
-        metrics = {f"train/learning_rate": trainer.optimizers[0].param_groups[0]["lr"]}
+        metrics = {"train/learning_rate": trainer.optimizers[0].param_groups[0]["lr"]}
         if isinstance(pl_module, Method) and batch_idx:
-            examples = pl_module.batch_size(batch) * trainer.world_size * min(trainer.log_every_n_steps, batch_idx + 1)
+            examples = pl_module.batch_size(batch) * trainer.world_size * min(trainer.log_every_n_steps, batch_idx + 1)  # pyright: ignore[reportAttributeAccessIssue]
             metrics["train/examples_per_second"] = examples / max(now - self.logged_at, 1e-9)
         self.logged_at = now
         trainer.logger.log_metrics(metrics, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
@@ -84,7 +84,7 @@ class Summary(L.Callback):
             board.file_writer.add_summary(summary)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not trainer.is_global_zero or trainer.log_dir is None or trainer.fast_dev_run:
+        if not trainer.is_global_zero or trainer.log_dir is None or trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
             return
         record = {
             "recipe": self.recipe,

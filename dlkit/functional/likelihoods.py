@@ -34,7 +34,8 @@ def bernoulli_log_prob(x: Tensor, logits: Tensor, event_dims: int = 1) -> Tensor
     Returns:
         (*batch,), nats.
     """
-    return sum_event(x * logits - F.softplus(logits), event_dims)
+    # In place, because a further temporary as large as the logits costs more than the subtraction.
+    return sum_event((x * logits).sub_(F.softplus(logits)), event_dims)
 
 
 def gaussian_log_prob(x: Tensor, mean: Tensor, log_sigma: Tensor, event_dims: int = 1) -> Tensor:

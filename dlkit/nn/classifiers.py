@@ -47,9 +47,9 @@ def build_classifier(
     """A classifier by name.
 
     Args:
-        network: "logistic" (linear logits of the flattened example), "mlp" (`hidden_dims` with ReLU), or "cnn" (blocks of
-            two 3x3 convolutions with batch normalisation and 2x2 max pooling, channels doubling from `width`, then one
-            hidden layer of 4 `width` units).
+        network: "logistic" (linear logits of the flattened example), "mlp" (`hidden_dims` with ReLU), or "cnn" (blocks
+            of two 3x3 convolutions with batch normalisation and 2x2 max pooling, channels doubling from `width`, then
+            one hidden layer of 4 `width` units).
         data_shape: shape of one example.
         num_classes: how many classes.
         hidden_dims: widths of the MLP's hidden layers.
@@ -57,15 +57,16 @@ def build_classifier(
         dropout: probability of zeroing a hidden unit before the last layer.
 
     Raises:
-        ValueError: an unknown network, or a convolutional one for data that are no square images.
+        ValueError: an unknown network, an MLP without hidden layers, or a convolutional network for data that are no
+            square images of at least 6x6 pixels.
     """
     features = math.prod(data_shape)
     if network == "logistic":
         return ClassifierNetwork(nn.Flatten(), features, num_classes)
     if network == "mlp":
-        trunk = nn.Sequential(
-            nn.Flatten(), *mlp([features, *hidden_dims], dropout), nn.ReLU(), nn.Dropout(dropout)
-        )
+        if not hidden_dims:
+            raise ValueError("network='mlp' has hidden layers, got hidden_dims=(): use network='logistic' for none")
+        trunk = nn.Sequential(nn.Flatten(), *mlp([features, *hidden_dims], dropout), nn.ReLU(), nn.Dropout(dropout))
         return ClassifierNetwork(trunk, hidden_dims[-1], num_classes)
     if network == "cnn":
         channels, side, _ = check_image_shape(network, data_shape)
@@ -77,7 +78,12 @@ def build_classifier(
         if not layers:
             raise ValueError(f"network='cnn' needs images of at least 6x6 pixels, got {side}x{side}: use network='mlp'")
         trunk = nn.Sequential(
-            *layers, nn.Flatten(), nn.Dropout(dropout), nn.Linear(inputs * side**2, 4 * width), nn.ReLU(), nn.Dropout(dropout)
+            *layers,
+            nn.Flatten(),
+            nn.Dropout(dropout),
+            nn.Linear(inputs * side**2, 4 * width),
+            nn.ReLU(),
+            nn.Dropout(dropout),
         )
         return ClassifierNetwork(trunk, 4 * width, num_classes)
     raise ValueError(f"unknown network {network!r}: use 'logistic', 'mlp' or 'cnn'")

@@ -112,7 +112,7 @@ def build_encoder(
         widths = [min(width * 2**level, 4 * width) for level in range(len(sides))]
         layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
         for before, after, inputs, outputs in zip(sides[:-1], sides[1:], widths[:-1], widths[1:], strict=True):
-            # An odd side is halved upwards by a 3x3 kernel, an even one by a 4x4 kernel, which sees each pixel equally often.
+            # A 3x3 kernel halves an odd side upwards; a 4x4 kernel sees each pixel of an even side equally often.
             layers += [nn.Conv2d(inputs, outputs, 4 if before == 2 * after else 3, stride=2, padding=1), nn.ReLU()]
         return Encoder(
             nn.Sequential(*layers), mlp([widths[-1] * sides[-1] ** 2 + context_features, *hidden_dims, out_features])
@@ -128,7 +128,7 @@ def build_decoder(
     width: int = 32,
     context_features: int = 0,
 ) -> Decoder:
-    """The mirror image of `build_encoder`, with the hidden widths in reverse: (batch, in_features) -> (batch, *out_shape).
+    """The mirror of `build_encoder`, with the hidden widths in reverse: (batch, in_features) -> (batch, *out_shape).
 
     Raises:
         ValueError: as for `build_encoder`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import nn
 
@@ -20,7 +21,7 @@ def mlp(sizes: Sequence[int], dropout: float = 0.0) -> nn.Sequential:
     if len(sizes) < 2 or min(sizes) < 1:
         raise ValueError(f"an MLP needs at least an input and an output width, all positive, got {tuple(sizes)}")
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(sizes[:-2], sizes[1:-1], strict=True):
+    for inputs, outputs in pairwise(sizes[:-1]):
         layers += [nn.Linear(inputs, outputs), nn.ReLU()]
         if dropout:
             layers.append(nn.Dropout(dropout))

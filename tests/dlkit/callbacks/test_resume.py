@@ -97,7 +97,9 @@ def test_without_the_random_state_the_noise_of_a_resumed_run_differs(tmp_path, m
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"limit_train_batches": 2}, {"val_check_interval": 1}, {"accumulate_grad_batches": 2}, {"max_steps": 8}], ids=str
+    "arguments",
+    [{"limit_train_batches": 2}, {"val_check_interval": 1}, {"accumulate_grad_batches": 2}, {"max_steps": 8}],
+    ids=str,
 )
 def test_resuming_is_exact_however_the_trainer_counts(tmp_path, arguments):
     whole_trainer, whole, _ = train(tmp_path / "whole", METHODS["vae"], **arguments)

@@ -1,0 +1,31 @@
+"""Mistakes that a user can mend: they end a command with one sentence, not with a traceback."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+
+
+class CommandLineError(Exception):
+    """A mistake in the command: its message is all that the user needs to see."""
+
+
+class NonFiniteError(RuntimeError):
+    """A loss, or a parameter about to be saved, is NaN or infinite."""
+
+
+USER_ERRORS = (ValueError, OSError, NonFiniteError)
+
+
+def explain(error: BaseException) -> int:
+    """Prints a failure in one sentence; the traceback is for DLKIT_TRACEBACK=1.
+
+    Returns:
+        The exit code, 1.
+    """
+    if os.environ.get("DLKIT_TRACEBACK"):
+        raise error
+    message = re.sub(r"\s+", " ", str(error)).strip()
+    print(f"error: {message or type(error).__name__}", file=sys.stderr)
+    return 1

@@ -1,0 +1,163 @@
+"""What scripts/sample.py and scripts/evaluate.py do: a checkpoint and its run's configuration are all they need."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import math
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+
+import dlkit
+from dlkit.callbacks import RandomState
+from dlkit.callbacks.drawing import grid, is_image, square
+from dlkit.errors import USER_ERRORS, CommandLineError, explain
+from dlkit.protocols import FitsLatentDensity, HasBaselines, Samples
+
+# Lines that Lightning and its dependencies print at every run and that a user of dlkit can do nothing about.
+NAGS = (
+    r".*isinstance\(treespec, LeafSpec\).*",
+    r".*does not have many workers.*",
+    r".*smaller than the logging interval.*",
+    r".*Checkpoint directory .* exists and is not empty.*",
+    r".*args parameter is intended to run from within Python.*",
+    r".*no `val_dataloader`.*",
+)
+
+
+def silence_nags() -> None:
+    """Filters exactly these lines, and Lightning's advertisements."""
+    for nag in NAGS:
+        warnings.filterwarnings("ignore", nag)
+    for name in (
+        "lightning.pytorch.utilities.rank_zero",
+        "lightning.fabric.utilities.seed",
+        "lightning.pytorch.utilities",
+    ):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def explain_errors(main: Callable[[], None]) -> int:
+    """Runs a script's main function; a failure that a user can mend is one sentence and exit code 1."""
+    silence_nags()
+    try:
+        main()
+    except (*USER_ERRORS, CommandLineError) as error:
+        return explain(error)
+    return 0
+
+
+def data_of(checkpoint: Path) -> Any:
+    """The datamodule of the run that wrote a checkpoint, from the `config.yaml` beside the checkpoints' folder.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it names no datamodule of dlkit.
+    """
+    path = checkpoint.parent.parent / "config.yaml"
+    if not path.is_file():
+        raise FileNotFoundError(f"{checkpoint} needs its run's data and there is no {path}: keep the run's folder together")
+    config = yaml.safe_load(path.read_text())["data"]
+    package, _, name = config["class_path"].rpartition(".")
+    exports = importlib.import_module("datamodules").EXPORTS
+    if name not in exports or package not in ("datamodules", exports[name]):
+        raise ValueError(f"{path} names the data {config['class_path']}, which is not dlkit's: evaluate it in your own script")
+    return getattr(importlib.import_module("datamodules"), name)(**(config.get("init_args") or {}))
+
+
+def sample(
+    checkpoint: Path,
+    number: int = 64,
+    out: Path = Path("samples"),
+    seed: int = 0,
+    labels: list[int] | None = None,
+    latents: str = "mixture",
+) -> None:
+    """Writes `number` samples of a checkpoint's method to `out`.npz (array `x`) and, if they are pictures, `out`.png.
+
+    Args:
+        checkpoint: of any method that samples.
+        number: how many.
+        out: path without suffix.
+        seed: of the random numbers.
+        labels: classes to go through in turn, for a conditional method.
+        latents: the density fitted to the latents of a method that has none of its own: "gaussian" or "mixture".
+
+    Raises:
+        ValueError: the method does not sample, or `number` is below one.
+    """
+    if number < 1:
+        raise ValueError(f"--number {number}: ask for at least one sample")
+    method = dlkit.load(checkpoint)
+    if not isinstance(method, Samples):
+        raise ValueError(f"{checkpoint} is a {type(method).__name__}, which does not sample: use scripts/evaluate.py")
+    torch.manual_seed(seed)
+    if isinstance(method, FitsLatentDensity):
+        method.fit_latent_density(data_of(checkpoint).batches("train"), latents)
+    if labels:
+        chosen = torch.tensor([labels[index % len(labels)] for index in range(number)])
+        x = method.sample(number, labels=chosen)  # type: ignore[call-arg]
+    else:
+        x = method.sample(number)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    written = [out.with_suffix(".npz")]
+    np.savez_compressed(written[0], x=x.numpy())
+    if is_image(x.shape[1:]):
+        picture = grid(square(x, max(1, math.isqrt(number))))
+        written.append(out.with_suffix(".png"))
+        Image.fromarray((picture.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)).save(written[1])
+    print(f"wrote {' and '.join(map(str, written))}: {number} samples of {type(method).__name__}")
+
+
+def baselines(method: Any, data: Any) -> dict[str, float]:
+    """The closed-form baselines of a method on its data, by name; none for a method that has none."""
+    if not isinstance(method, HasBaselines):
+        return {}
+    train, test = (
+        torch.cat([data.prepare(batch).x.flatten(1).double() for batch in data.loader(split)]) for split in ("train", "test")
+    )
+    return method.baselines(train, test)
+
+
+def evaluate(checkpoint: Path, split: str = "test", target: Path | None = None) -> dict[str, Any]:
+    """Prints the metrics of a checkpoint, with the closed-form baselines that fit its method and data.
+
+    Args:
+        checkpoint: of any method of dlkit.
+        split: "test" or "val".
+        target: where to write them as JSON.
+
+    Returns:
+        The metrics.
+    """
+    method, data = dlkit.load(checkpoint), data_of(checkpoint)
+    trainer = L.Trainer(
+        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        callbacks=[RandomState()],
+    )  # fmt: skip
+    return measure(trainer, method, data, split, None, f"{type(method).__name__}, {checkpoint}", target)
+
+
+def measure(
+    trainer: L.Trainer, method: Any, data: Any, split: str, checkpoint: Path | None, title: str, target: Path | None
+) -> dict[str, Any]:
+    """Runs validation or test, adds the baselines, prints a table and writes it as JSON: see `evaluate`."""
+    run = trainer.test if split == "test" else trainer.validate
+    metrics = dict(run(method, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False)[0])
+    metrics.update(baselines(method, data))
+    print(f"{title}, {split} split of {type(data).__name__}")
+    for name, value in metrics.items():
+        print(f"  {name:32} {value:.6g}")
+    if target is not None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(json.dumps({"split": split, "metrics": metrics}, indent=2) + "\n")
+    return metrics

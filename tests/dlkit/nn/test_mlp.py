@@ -1,0 +1,51 @@
+"""The fully connected network."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from dlkit.nn.mlp import mlp
+
+
+@pytest.mark.parametrize("sizes", [(3, 2), (3, 7, 2), (3, 7, 5, 2), (1, 1)], ids=str)
+def test_it_maps_the_first_size_to_the_last(sizes):
+    network = mlp(sizes)
+    assert network(torch.randn(4, 6, sizes[0])).shape == (4, 6, sizes[-1])
+    linear = [(layer.in_features, layer.out_features) for layer in network if isinstance(layer, nn.Linear)]
+    assert linear == list(zip(sizes[:-1], sizes[1:], strict=True))
+
+
+def test_two_sizes_make_a_linear_map():
+    network = mlp([3, 2])
+    x, y = torch.randn(2, 5, 3)
+    torch.testing.assert_close(network(x) + network(y), 2 * network((x + y) / 2))
+
+
+def test_relu_stands_between_the_layers_and_not_after_the_last():
+    network = mlp([3, 7, 5, 2])
+    assert [type(layer) for layer in network] == [nn.Linear, nn.ReLU, nn.Linear, nn.ReLU, nn.Linear]
+    assert (network(torch.randn(200, 3)) < 0).any()
+
+
+def test_dropout_follows_every_hidden_layer_and_stops_in_evaluation():
+    network = mlp([3, 50, 50, 2], dropout=0.5)
+    assert [layer.p for layer in network if isinstance(layer, nn.Dropout)] == [0.5, 0.5]
+    x = torch.randn(4, 3)
+    assert not torch.equal(network(x), network(x))
+    network.eval()
+    assert torch.equal(network(x), network(x))
+
+
+def test_gradients_reach_every_parameter():
+    network = mlp([3, 16, 16, 2])
+    network(torch.randn(64, 3)).square().sum().backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("sizes", [(), (3,), (3, 0), (3, -1, 2)], ids=str)
+def test_impossible_sizes_are_named(sizes):
+    with pytest.raises(ValueError, match="needs at least an input and an output width") as error:
+        mlp(sizes)
+    assert str(tuple(sizes)) in str(error.value)
