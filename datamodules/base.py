@@ -115,10 +115,18 @@ class ImageData(L.LightningDataModule):
             )
         return Loader(self.splits[split], self.batch_size, shuffle, seed=torch.initial_seed())
 
-    def batches(self, split: Split = "train", device: str | torch.device = "cpu") -> Iterator[Examples]:
-        """One pass over a split, ready for `Method.loss`: "train" shuffled and augmented, the others in order."""
+    def batches(self, split: Split = "train", device: str | torch.device = "cpu", epoch: int = 0) -> Iterator[Examples]:
+        """One pass over a split, ready for `Method.loss`: "train" shuffled and augmented, the others in order.
+
+        Args:
+            split: "train", "val" or "test".
+            device: where the batches go.
+            epoch: whose order "train" has; a loop that always asks for the same epoch always gets the same order.
+        """
         training = split == "train"
-        for batch in self.loader(split, shuffle=training):
+        loader = self.loader(split, shuffle=training)
+        loader.set_epoch(epoch)
+        for batch in loader:
             yield self.prepare(batch.map(lambda part: part.to(device)), training)
 
     def prepare(self, batch: Examples, training: bool = False) -> Examples:

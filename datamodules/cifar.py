@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import tarfile
 import zlib
 from pathlib import Path
@@ -60,11 +61,12 @@ class CIFAR10(ImageData):
         contents: dict[str, bytes] = {}
         try:
             # Read from the archive directly: nothing is extracted, so no path inside it can reach the disk.
-            with tarfile.open(path, "r:gz") as archive:
+            with gzip.open(path, "rb") as unpacked, tarfile.open(fileobj=unpacked, mode="r:") as archive:
                 for member in archive:
                     file = archive.extractfile(member) if member.isfile() else None
                     if file is not None:
                         contents[Path(member.name).name] = file.read()
+                unpacked.read()  # to the end, where gzip compares its checksum
         except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
             raise ValueError(f"{path} is damaged or cut short ({error}): delete it and download it again") from error
         return {part: read_records(path, contents, names) for part, names in MEMBERS.items()}

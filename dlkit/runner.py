@@ -80,10 +80,11 @@ class SaveConfig(SaveConfigCallback):
     """Keeps the configuration beside the checkpoints, written whole or not at all, and shows it in TensorBoard."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        if not trainer.is_global_zero or trainer.log_dir is None:
+        folder = trainer.log_dir  # asked by every process, because Lightning broadcasts it
+        if not trainer.is_global_zero or folder is None:
             return
         content = self.parser.dump(self.config, skip_none=False)
-        path = Path(trainer.log_dir) / "config.yaml"
+        path = Path(folder) / "config.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp")
         temporary.write_text(content)
@@ -232,9 +233,10 @@ def fit(cli: DlkitCLI, checkpoint: Path | None) -> None:
         print(f"{type(method).__name__} with {size:,} parameters on {type(cli.datamodule).__name__}")
         print(f"watch it with: tensorboard --logdir {LOGS}")
     trainer.fit(method, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
-    if first and trainer.log_dir is not None:
+    folder = trainer.log_dir
+    if first and folder is not None:
         metrics = {key: value for key, value in trainer.callback_metrics.items() if key.startswith("val/")}
-        print(f"finished: {trainer.log_dir}")
+        print(f"finished: {folder}")
         print("  ".join(f"{key} {float(value):.4g}" for key, value in sorted(metrics.items())))
 
 

@@ -23,6 +23,7 @@ class Progress(ProgressBar):
         super().__init__()
         self.bar: tqdm | None = None
         self.pending = 0
+        self.outputs: Any = None
         self.drawn_at = 0.0
         self.enabled = True
         self.interval = REFRESH_SECONDS if sys.stderr.isatty() else REFRESH_SECONDS_IN_A_FILE
@@ -45,24 +46,25 @@ class Progress(ProgressBar):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.pending += 1
+        self.outputs = outputs
         if self.bar is not None and time.monotonic() - self.drawn_at > self.interval:
-            self.draw(trainer, outputs)
+            self.draw(trainer)
 
-    def draw(self, trainer: L.Trainer, outputs: Any) -> None:
+    def draw(self, trainer: L.Trainer) -> None:
         """Brings the bar up to date."""
         assert self.bar is not None
         epochs = "" if trainer.max_epochs in (None, -1) else f"/{trainer.max_epochs}"
-        if outputs is not None:
+        if trainer.current_epoch != trainer.max_epochs:  # counted up already when training has ended
             self.bar.set_description_str(f"epoch {trainer.current_epoch + 1}{epochs}", refresh=False)
-        if isinstance(outputs, dict) and "loss" in outputs:
-            self.bar.set_postfix_str(f"loss {float(outputs['loss']):.4g}", refresh=False)
+        if isinstance(self.outputs, dict) and "loss" in self.outputs:
+            self.bar.set_postfix_str(f"loss {float(self.outputs['loss']):.4g}", refresh=False)
         self.bar.update(self.pending // trainer.accumulate_grad_batches)
         self.pending %= trainer.accumulate_grad_batches
         self.drawn_at = time.monotonic()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.bar is not None:
-            self.draw(trainer, None)
+            self.draw(trainer)
             self.bar.close()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:

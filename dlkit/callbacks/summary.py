@@ -84,7 +84,8 @@ class Summary(L.Callback):
             board.file_writer.add_summary(summary)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not trainer.is_global_zero or trainer.log_dir is None or trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
+        folder = trainer.log_dir  # asked by every process, because Lightning broadcasts it
+        if not trainer.is_global_zero or folder is None or trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
             return
         record = {
             "recipe": self.recipe,
@@ -95,7 +96,7 @@ class Summary(L.Callback):
             "steps": trainer.global_step,
             "metrics": {name: float(value) for name, value in trainer.callback_metrics.items()},
         }
-        Path(trainer.log_dir, "run.json").write_text(json.dumps(record, indent=2) + "\n")
+        Path(folder, "run.json").write_text(json.dumps(record, indent=2) + "\n")
 
     def state_dict(self) -> dict[str, Any]:
         return {"seconds": self.tick(), "described": self.described}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -74,6 +75,6 @@ def test_the_bound_tightens_with_more_samples_and_stays_below_the_evidence():
     log_weights = spread * torch.randn(50, 40_000, dtype=torch.float64) - spread**2 / 2
     bounds = [importance_bound(log_weights[:size]).mean().item() for size in sizes]
     assert bounds[0] == pytest.approx(-(spread**2) / 2, abs=0.03)
-    gaps = [after - before for before, after in zip(bounds[:-1], bounds[1:], strict=True)]
+    gaps = [after - before for before, after in pairwise(bounds)]
     assert min(gaps) > 0.05  # twenty standard errors
     assert -0.1 < bounds[-1] < 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -14,7 +16,7 @@ def test_it_maps_the_first_size_to_the_last(sizes):
     network = mlp(sizes)
     assert network(torch.randn(4, 6, sizes[0])).shape == (4, 6, sizes[-1])
     linear = [(layer.in_features, layer.out_features) for layer in network if isinstance(layer, nn.Linear)]
-    assert linear == list(zip(sizes[:-1], sizes[1:], strict=True))
+    assert linear == list(pairwise(sizes))
 
 
 def test_two_sizes_make_a_linear_map():

@@ -1,0 +1,199 @@
+"""The command line as a user meets it, in a subprocess."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import dlkit
+from dlkit.cli import class_fields, headline, recipes
+
+QUICK = ("--trainer.max_epochs", 2, "--trainer.check_val_every_n_epoch", 1, "--trainer.log_every_n_steps", 5)
+
+
+def events(folder):
+    board = EventAccumulator(str(folder), size_guidance={"images": 0, "scalars": 0, "tensors": 0})
+    board.Reload()
+    return board
+
+
+def test_without_arguments_it_lists_every_recipe_with_its_time(fit):
+    listed = fit().stdout
+    for name, path in recipes().items():
+        what, time = headline(path)
+        assert f"  {name} " in listed
+        assert what in listed
+        assert time.endswith(("seconds", "minutes")), path
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("vae-digits", "--help"), ("vae-digitz",)])
+def test_listing_and_help_and_typos_are_answered_without_torch(fit, tmp_path, arguments):
+    script = tmp_path / "without_torch.py"
+    script.write_text(
+        "import sys\n"
+        "for name in ('torch', 'lightning', 'matplotlib', 'sklearn', 'torch_geometric'):\n"
+        "    sys.modules[name] = None\n"
+        "from dlkit.cli import main\n"
+        "sys.exit(main())\n"
+    )
+    answer = fit(*arguments, script=script)
+    assert answer.returncode == (2 if arguments == ("vae-digitz",) else 0), answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_the_help_of_a_recipe_names_every_field(fit):
+    shown = fit("vae-digits", "--help").stdout
+    for field in class_fields("dlkit.VAE"):
+        assert f"--model.{field}:" in shown
+    assert "--data.binarize:" in shown
+
+
+def test_a_run_leaves_curves_hparams_pictures_configuration_and_checkpoints(fit, tmp_path):
+    done = fit("vae-digits", *QUICK, "--seed", 3, "--model.latent_dim", 3)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "lightning_logs" / "vae-digits" / "version_0"
+    assert "lightning_logs/vae-digits/version_0" in done.stdout
+    board = events(folder)
+    tags = board.Tags()
+    for name in ("loss", "reconstruction", "kl"):
+        assert {f"train/{name}", f"val/{name}"} <= set(tags["scalars"])
+        assert len(board.Scalars(f"val/{name}")) == 2
+    assert {"train/learning_rate", "train/examples_per_second", "val/active_units"} <= set(tags["scalars"])
+    assert len(board.Scalars("train/loss")) == 2 * 18 // 5
+    assert {"_hparams_/experiment", "custom_scalars__config__"} <= set(tags["tensors"]) | set(
+        board.summary_metadata
+    ), tags["tensors"]
+    assert {
+        "reconstruction/input_above_output", "samples/from_fixed_latents", "interpolations/from_left_to_right",
+        "traversals/one_dimension_a_row", "latent_space", "kl_per_dimension",
+    } == set(tags["images"])  # fmt: skip
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["seed_everything"] == 3
+    assert config["model"]["init_args"]["latent_dim"] == 3
+    record = json.loads((folder / "run.json").read_text())
+    assert (record["recipe"], record["seed"], record["steps"], record["epochs"]) == ("vae-digits", 3, 36, 2)
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    method = dlkit.load(folder / "checkpoints" / "best.ckpt")
+    assert method.sample(4).shape == (4, 1, 8, 8)
+    assert not method.training
+
+
+def test_the_newest_checkpoint_is_tested_and_the_result_kept(fit, tmp_path):
+    assert fit("denoising-digits", *QUICK).returncode == 0
+    tested = fit("test", "denoising-digits")
+    assert tested.returncode == 0, tested.stderr
+    metrics = json.loads((tmp_path / "lightning_logs/denoising-digits/version_0/test.json").read_text())["metrics"]
+    assert {"test/loss", "test/mse", "wiener_mse"} <= set(metrics)
+    assert f"{metrics['test/mse']:.6g}" in tested.stdout
+    assert not (tmp_path / "lightning_logs/denoising-digits/version_1").exists()
+
+
+def test_a_recipe_is_copied_edited_and_run(fit, tmp_path):
+    assert fit("cp", "classifier-digits", "my.yaml").returncode == 0
+    text = (tmp_path / "my.yaml").read_text().replace("max_epochs: 100", "max_epochs: 1")
+    (tmp_path / "my.yaml").write_text(text.replace("check_val_every_n_epoch: 5", "check_val_every_n_epoch: 1"))
+    assert fit("--config", "my.yaml").returncode == 0
+    assert (tmp_path / "lightning_logs/my/version_0/checkpoints/last.ckpt").is_file()
+    again = fit("cp", "classifier-digits", "my.yaml")
+    assert again.returncode == 2
+    assert "exists already" in again.stderr
+
+
+def test_a_method_of_the_users_own_is_trained_by_name(fit, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import dlkit\n"
+        "class MyVAE(dlkit.VAE):\n"
+        "    def loss(self, batch):\n"
+        "        loss, terms = super().loss(batch)\n"
+        "        return 2 * loss, {**terms, 'doubled': 2 * loss}\n"
+    )
+    done = fit("vae-digits", "--model", "mine.MyVAE", "--model.latent_dim", 2, *QUICK)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "lightning_logs" / "vae-digits" / "version_0"
+    assert "val/doubled" in events(folder).Tags()["scalars"]
+    with pytest.raises(ValueError, match=r"mine\.MyVAE.*MyVAE\.load_from_checkpoint"):
+        dlkit.load(folder / "checkpoints" / "last.ckpt")
+
+
+def test_the_network_is_compiled_on_request(fit, tmp_path):
+    done = fit("vae-digits", "--compile", "--trainer.max_steps", 2, "--trainer.max_epochs", 1, TORCH_COMPILE_DISABLE="0")
+    assert done.returncode == 0, done.stderr
+    path = tmp_path / "lightning_logs/vae-digits/version_0/checkpoints/last.ckpt"
+    assert not any("_orig_mod" in name for name in torch.load(path, weights_only=True)["state_dict"])
+    assert dlkit.load(path).sample(2).shape == (2, 1, 8, 8)
+
+
+MISTAKES = {
+    "unknown recipe": (("vae-digts",), 2, "no recipe 'vae-digts'", "did you mean vae-digits?"),
+    "unknown field": (("vae-digits", "--model.latnt_dim", "3"), 2, "--model.latnt_dim", "--model.latent_dim?"),
+    "prefix of a field": (("vae-digits", "--trainer.max_epoch", "3"), 2, "--trainer.max_epoch", "--trainer.max_epochs?"),
+    "unknown section": (("vae-digits", "--modle.latent_dim", "3"), 2, "--modle.latent_dim", "--model.latent_dim?"),
+    "wrong kind of value": (("vae-digits", "--model.latent_dim", "x"), 2, "--model.latent_dim cannot be x", "int"),
+    "wrong choice": (("vae-digits", "--model.network", "foo"), 2, "--model.network cannot be foo", "'conv'"),
+    "wrong kind in a union": (("gaussian-vae-digits", "--model.sigma", "big"), 2, "--model.sigma cannot be big", "float"),
+    "a linked field": (("vae-digits", "--model.data_shape", "[3]"), 2, "taken from the data", "--data"),
+    "no such file": (("--config", "nope.yaml"), 2, "no file nope.yaml", "--config"),
+    "no such class": (("vae-digits", "--model", "dlkit.VEA"), 2, "dlkit.VEA", "package.module.Class"),
+    "a class of another kind": (("vae-digits", "--model", "datamodules.Digits"), 2, "datamodules.Digits", "Method"),
+    "nothing to resume": (("vae-digits", "--resume"), 2, "no run of vae-digits", "train one first"),
+    "nothing to test": (("test", "vae-digits"), 2, "no run of vae-digits", "train one first"),
+    "a missing value": (("vae-digits", "--seed"), 2, "--seed_everything", "expected one argument"),
+    "data that is too small": (("vae-digits", "--data.val_size", "5000"), 1, "val_size=5000", "lower it"),
+    "missing data": (("classifier-mnist", "--data.root", "nowhere"), 1, "nowhere/mnist", "DLKIT_DATA"),
+    "a network for other data": (("vae-digits", "--data", "flat.Flat", "--model.network", "conv"), 1, "conv", "mlp"),
+    "options that exclude each other": (
+        ("iwae-mnist", "--model.beta", "2", "--data", "datamodules.Digits"), 1, "beta", "importance_samples"
+    ),
+    "a metric that is not recorded": (
+        ("vae-digits", *QUICK, "--checkpoint.monitor", "val/los"), 1, "val/los", "val/loss"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_gets_a_clear_sentence_and_no_traceback(fit, tmp_path, name):
+    arguments, code, *parts = MISTAKES[name]
+    (tmp_path / "flat.py").write_text(
+        "import torch, datamodules\nfrom dlkit.batches import Examples\n"
+        "class Flat(datamodules.Digits):\n    data_shape = (64,)\n"
+        "    def load(self):\n        return {k: v._replace(x=v.x.flatten(1)) for k, v in super().load().items()}\n"
+    )
+    answer = fit(*arguments)
+    assert answer.returncode == code, answer.stderr
+    assert "Traceback" not in answer.stderr
+    message = answer.stderr[answer.stderr.index("error: ") :]
+    assert len(message.strip().splitlines()) <= 2, message
+    for part in parts:
+        assert part in message
+
+
+def test_an_unknown_field_in_a_file_is_named(fit, tmp_path):
+    fit("cp", "vae-digits", "my.yaml")
+    (tmp_path / "my.yaml").write_text((tmp_path / "my.yaml").read_text().replace("latent_dim", "latent_dims"))
+    answer = fit("--config", "my.yaml")
+    assert answer.returncode == 2
+    assert "--model.latent_dims" in answer.stderr
+    assert "did you mean --model.latent_dim?" in answer.stderr
+
+
+@pytest.mark.parametrize("text", ["model: [", "- a\n- b\n", "model: !!python/object/apply:os.system ['touch ran']\n"])
+def test_a_file_that_is_no_recipe_is_refused_and_runs_nothing(fit, tmp_path, text):
+    (tmp_path / "bad.yaml").write_text(text)
+    answer = fit("--config", "bad.yaml")
+    assert answer.returncode == 2
+    assert "bad.yaml" in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert not (tmp_path / "ran").exists()
+
+
+def test_importing_dlkit_imports_nothing_heavy():
+    heavy = "('torch', 'lightning', 'matplotlib', 'sklearn', 'torch_geometric', 'rdkit')"
+    code = f"import sys, dlkit, datamodules; sys.exit(any(name in sys.modules for name in {heavy}))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent).returncode == 0
