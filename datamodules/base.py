@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -95,7 +96,11 @@ class ImageData(L.LightningDataModule):
         return self.loader("train", shuffle=True)
 
     def val_dataloader(self) -> Loader | list[Any]:
-        return self.loader("val") if self.val_size else []
+        if self.val_size:
+            return self.loader("val")
+        # Lightning warns that an empty list may be a mistake; here it is what val_size=0 asks for.
+        warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")
+        return []
 
     def test_dataloader(self) -> Loader:
         return self.loader("test")

@@ -147,7 +147,8 @@ class Method(L.LightningModule):
             {f"{stage}/{name}": value.detach() for name, value in terms.items()},
             on_step=training,
             on_epoch=not training,
-            batch_size=self.batch_size(batch),
+            # Lightning averages the examples of the processes as whole numbers; a multiple of their number loses nothing.
+            batch_size=self.batch_size(batch) * self.trainer.world_size,
             sync_dist=not training,
         )
 
@@ -245,7 +246,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} holds something other than tensors and plain data, which could run code, so it was not loaded"
         ) from error
-    except (RuntimeError, EOFError, OSError) as error:
+    except Exception as error:  # torch's reader fails on damaged bytes in every way there is
         raise ValueError(f"{path} is damaged or no checkpoint: restore it, or use an earlier one") from error
     if not isinstance(checkpoint, dict) or "dlkit" not in checkpoint:
         raise ValueError(f"{path} was not written by dlkit: train with `python scripts/fit.py` or a dlkit Method")

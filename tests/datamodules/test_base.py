@@ -105,8 +105,12 @@ def test_evaluation_is_in_order_and_training_is_not():
     assert numbers(first) != numbers(Examples(data.splits["train"].x[:8]))
 
 
-def test_without_a_validation_part_there_is_no_validation_loader():
+def test_without_a_validation_part_there_is_no_validation():
     assert ready().val_dataloader() == []
+    probe = Probe()
+    fit(probe, ready())
+    assert len(probe.seen["train"]) == 2 * 7
+    assert probe.seen["val"] == probe.seen["sanity"] == []
 
 
 def test_setup_a_second_time_changes_nothing():
@@ -177,8 +181,7 @@ class Probe(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.0)
 
 
-def test_under_a_trainer_only_training_batches_are_augmented():
-    data, probe = ready(val_size=20, binarize="dynamic", shift=2), Probe()
+def fit(method, data):
     L.Trainer(
         max_epochs=2,
         accelerator="cpu",
@@ -186,7 +189,12 @@ def test_under_a_trainer_only_training_batches_are_augmented():
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-    ).fit(probe, datamodule=data)
+    ).fit(method, datamodule=data)
+
+
+def test_under_a_trainer_only_training_batches_are_augmented():
+    data, probe = ready(val_size=20, binarize="dynamic", shift=2), Probe()
+    fit(probe, data)
     assert len(probe.seen["train"]) == 2 * 5
     val = together(data, "val")
     assert set(val.unique().tolist()) == {0.0, 1.0}

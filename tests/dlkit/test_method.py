@@ -1,0 +1,281 @@
+"""What every method shares: the steps, the recording, the watch for non-finite losses, the checkpoint's identity."""
+
+from __future__ import annotations
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.loggers import CSVLogger
+
+import dlkit
+from datamodules import Digits
+from dlkit.batches import Examples
+from dlkit.callbacks import Checkpoints, RandomState
+from dlkit.method import FiniteWatch, Method
+
+METHODS = {
+    "classifier": lambda: dlkit.Classifier((1, 8, 8), 10, hidden_dims=(16,)),
+    "classifier-cnn": lambda: dlkit.Classifier((1, 8, 8), 10, "cnn", width=4, dropout=0.2),
+    "autoencoder": lambda: dlkit.Autoencoder((1, 8, 8), 4, hidden_dims=(16,)),
+    "autoencoder-conv": lambda: dlkit.Autoencoder((1, 8, 8), 4, "conv", hidden_dims=(16,), width=4),
+    "denoising": lambda: dlkit.DenoisingAutoencoder((1, 8, 8), 4, hidden_dims=(16,), corruption="mask", noise=0.3),
+    "vae": lambda: dlkit.VAE((1, 8, 8), 4, hidden_dims=(16,)),
+    "iwae": lambda: dlkit.VAE((1, 8, 8), 4, hidden_dims=(16,), importance_samples=3),
+    "gaussian-vae": lambda: dlkit.VAE((1, 8, 8), 4, hidden_dims=(16,), likelihood="gaussian", sigma="learned-per-pixel"),
+    "conditional-vae": lambda: dlkit.VAE((1, 8, 8), 4, hidden_dims=(16,), num_classes=10),
+    "categorical-vae": lambda: dlkit.VAE((1, 8, 8), 4, hidden_dims=(16,), likelihood="categorical", num_levels=17),
+}
+every_method = pytest.mark.parametrize("name", METHODS)
+
+
+def trainer(**arguments):
+    settings = {
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        **arguments,
+    }
+    return L.Trainer(**settings)
+
+
+class Losses(L.Callback):
+    def __init__(self):
+        self.values = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.values.append(outputs["loss"].item())
+
+
+@every_method
+def test_a_raw_loop_and_the_trainer_give_the_same_losses(name):
+    L.seed_everything(1, verbose=False)
+    method, seen = METHODS[name](), Losses()
+    trainer(max_epochs=2, limit_val_batches=0, callbacks=[seen]).fit(method, datamodule=Digits(batch_size=300))
+
+    L.seed_everything(1, verbose=False)
+    method, data, raw = METHODS[name](), Digits(batch_size=300), []
+    optimizer = method.configure_optimizers()
+    loader = data.loader("train", shuffle=True)
+    for _ in range(2):
+        for batch in loader:
+            loss, _ = method.loss(data.prepare(batch, training=True))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            raw.append(loss.item())
+    assert raw == seen.values
+    assert raw[-1] < raw[0]
+
+
+@every_method
+def test_one_batch_is_overfitted(name):
+    L.seed_everything(1, verbose=False)
+    method, batch = METHODS[name](), next(iter(Digits(batch_size=32).batches("train")))
+    optimizer = torch.optim.Adam(method.parameters(), lr=1e-2)
+    first = method.loss(batch)[0].item()
+    for _ in range(300):
+        loss, _ = method.loss(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < first - 0.3 * abs(first)
+
+
+@every_method
+def test_a_checkpoint_is_self_contained_and_gives_the_same_method(name, tmp_path):
+    method = METHODS[name]()
+    run = trainer(max_epochs=1, limit_val_batches=0, limit_train_batches=1)
+    run.fit(method, datamodule=Digits(batch_size=64))
+    run.save_checkpoint(tmp_path / "a.ckpt", weights_only=False)
+    for found in (dlkit.load(tmp_path / "a.ckpt"), type(method).load_from_checkpoint(tmp_path / "a.ckpt")):
+        assert type(found) is type(method)
+        assert not found.training
+        assert dict(found.hparams) == dict(method.hparams)
+        for (key, value), other in zip(method.state_dict().items(), found.state_dict().values(), strict=True):
+            assert torch.equal(value, other), key
+
+
+@every_method
+def test_bf16_mixed_trains_with_finite_losses(name):
+    seen = Losses()
+    method = METHODS[name]()
+    trainer(max_epochs=6, limit_val_batches=1, precision="bf16-mixed", callbacks=[seen]).fit(method, datamodule=Digits())
+    assert sum(seen.values[-9:]) < sum(seen.values[:9])
+
+
+@every_method
+def test_hyperparameters_are_plain_data(name):
+    for value in METHODS[name]().hparams.values():
+        assert isinstance(value, (bool, int, float, str, tuple, list, type(None)))
+
+
+@every_method
+def test_every_parameter_gets_a_gradient(name):
+    method, batch = METHODS[name](), next(iter(Digits(batch_size=32).batches("train")))
+    method.loss(batch)[0].backward()
+    for key, parameter in method.named_parameters():
+        assert parameter.grad is not None, key
+        assert parameter.grad.abs().sum() > 0, key
+
+
+class Broken(dlkit.Autoencoder):
+    """Its term `odd` turns NaN at a given step."""
+
+    def __init__(self, data_shape: tuple[int, ...] = (1, 8, 8), at: int = 5):
+        super().__init__(data_shape, 2, "linear")
+        self.at = at
+
+    def loss(self, batch):
+        loss, terms = super().loss(batch)
+        odd = loss * float("nan") if self.training and self.global_step == self.at else loss
+        return loss + odd, {**terms, "odd": odd}
+
+
+def test_a_non_finite_loss_stops_the_run_names_step_and_term_and_keeps_the_last_good_checkpoint(tmp_path):
+    method = Broken()
+    run = trainer(
+        max_epochs=2, logger=CSVLogger(tmp_path), callbacks=[Checkpoints(every_n_seconds=0)], enable_checkpointing=True
+    )
+    with pytest.raises(dlkit.NonFiniteError, match=r"term 'odd' .* at step 5: .*last good checkpoint is kept"):
+        run.fit(method, datamodule=Digits(batch_size=100, val_size=0))
+    saved = torch.load(next(tmp_path.rglob("last.ckpt")), weights_only=True)
+    assert saved["global_step"] == 5
+    assert all(value.isfinite().all() for value in saved["state_dict"].values())
+
+
+def test_a_poisoned_parameter_is_never_saved(tmp_path):
+    method = dlkit.Autoencoder((1, 8, 8), 2, "linear")
+    run = trainer(max_epochs=1, limit_train_batches=1, limit_val_batches=0)
+    run.fit(method, datamodule=Digits())
+    run.save_checkpoint(tmp_path / "good.ckpt", weights_only=False)
+    with torch.no_grad():
+        method.encoder.head.weight[0, 0] = float("inf")
+    with pytest.raises(dlkit.NonFiniteError, match=r"parameter 'encoder\.head\.weight' is not finite"):
+        run.save_checkpoint(tmp_path / "good.ckpt", weights_only=False)
+    assert dlkit.load(tmp_path / "good.ckpt").encoder.head.weight.isfinite().all()
+
+
+def test_the_watch_on_the_device_remembers_the_first_bad_step_and_its_term():
+    watch = FiniteWatch()
+    good, bad = torch.tensor(1.0), torch.tensor(float("inf"))
+    watch.check()
+    watch.see(3, {"loss": good, "kl": good, "reconstruction": good})
+    watch.check()
+    watch.see(4, {"loss": bad, "kl": good, "reconstruction": bad})
+    watch.see(5, {"loss": bad, "kl": bad, "reconstruction": bad})
+    with pytest.raises(dlkit.NonFiniteError, match="term 'reconstruction' .* at step 4"):
+        watch.check()
+
+
+def test_training_terms_are_logged_on_the_steps_that_the_logger_writes_and_on_no_other(tmp_path):
+    logged = []
+
+    class Counting(dlkit.Autoencoder):
+        def log_dict(self, dictionary, **kwargs):
+            if self.training:
+                logged.append(self.global_step)
+            super().log_dict(dictionary, **kwargs)
+
+    logger = CSVLogger(tmp_path)
+    run = trainer(max_epochs=2, logger=logger, log_every_n_steps=4)
+    run.fit(Counting((1, 8, 8), 2, "linear"), datamodule=Digits(batch_size=100, val_size=0))
+    assert len(logged) == 28 // 4
+    rows = (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").read_text().splitlines()
+    assert len([row for row in rows[1:] if row]) == 28 // 4
+
+
+def test_the_cosine_schedule_ends_at_zero_with_the_run():
+    method, rates = dlkit.Autoencoder((1, 8, 8), 2, "linear", learning_rate=0.1, schedule="cosine"), []
+
+    class Rates(L.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    trainer(max_epochs=2, limit_val_batches=0, callbacks=[Rates()]).fit(method, datamodule=Digits(batch_size=300))
+    expected = [0.05 * (1 + torch.cos(torch.tensor(torch.pi * step / 8)).item()) for step in range(8)]
+    assert rates == pytest.approx(expected, abs=1e-7)
+
+
+def test_a_cosine_schedule_without_an_end_is_refused():
+    method = dlkit.Autoencoder((1, 8, 8), 2, "linear", schedule="cosine")
+    with pytest.raises(ValueError, match=r"set trainer\.max_epochs or trainer\.max_steps"):
+        trainer(max_epochs=-1).fit(method, datamodule=Digits())
+
+
+def test_a_checkpoint_of_another_method_is_refused(tmp_path):
+    run = trainer(max_epochs=1, limit_train_batches=1, limit_val_batches=0)
+    run.fit(dlkit.Autoencoder((1, 8, 8), 2, "linear"), datamodule=Digits())
+    run.save_checkpoint(tmp_path / "a.ckpt", weights_only=False)
+    with pytest.raises(ValueError, match=r"checkpoint of dlkit\.autoencoders.*Autoencoder, not of VAE: .*dlkit\.load"):
+        dlkit.VAE.load_from_checkpoint(tmp_path / "a.ckpt")
+
+
+class RunsCode:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def test_a_checkpoint_that_tries_to_run_code_is_refused(tmp_path):
+    torch.save({"dlkit": {"method": "dlkit.autoencoders.vae.VAE"}, "evil": RunsCode(tmp_path / "ran")}, tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match="could run code"):
+        dlkit.load(tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match="could run code"):
+        dlkit.VAE.load_from_checkpoint(tmp_path / "a.ckpt")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_damaged_foreign_and_missing_checkpoints_are_refused(tmp_path):
+    run = trainer(max_epochs=1, limit_train_batches=1, limit_val_batches=0)
+    run.fit(dlkit.Autoencoder((1, 8, 8), 2, "linear"), datamodule=Digits())
+    run.save_checkpoint(tmp_path / "a.ckpt", weights_only=False)
+    content = (tmp_path / "a.ckpt").read_bytes()
+    (tmp_path / "short.ckpt").write_bytes(content[: len(content) // 2])
+    (tmp_path / "text.ckpt").write_text("hello")
+    torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
+    for name in ("short", "text", "foreign"):
+        with pytest.raises(ValueError, match=rf"{name}\.ckpt"):
+            dlkit.load(tmp_path / f"{name}.ckpt")
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*none\.ckpt"):
+        dlkit.load(tmp_path / "none.ckpt")
+
+
+def test_a_checkpoint_names_no_module_to_import(tmp_path):
+    torch.save({"dlkit": {"version": "0", "method": "os.path.VAE"}}, tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match=r"os\.path\.VAE, not one of dlkit's"):
+        dlkit.load(tmp_path / "a.ckpt")
+
+
+@every_method
+def test_examples_of_another_shape_are_refused(name):
+    batch = Examples(torch.rand(4, 1, 9, 9), torch.zeros(4, dtype=torch.long))
+    with pytest.raises(ValueError, match=r"built for examples of shape \(1, 8, 8\) and was given \(1, 9, 9\)"):
+        METHODS[name]().loss(batch)
+
+
+def test_abilities_run_in_evaluation_mode_without_gradients_and_leave_training_as_it_was():
+    method = dlkit.Classifier((1, 8, 8), 10, "cnn", width=4, dropout=0.9)
+    x = torch.rand(3, 1, 8, 8)
+    assert torch.equal(method.classify(x), method.classify(x))
+    assert not method.classify(x).requires_grad
+    assert method.training
+    assert all(module.training for module in method.network.modules())
+
+
+def test_a_method_without_a_loss_says_what_it_has_to_define():
+    with pytest.raises(NotImplementedError, match=r"has to define loss\(batch\)"):
+        Method().loss(None)
+
+
+def test_validation_gives_the_same_numbers_each_time():
+    method = METHODS["vae"]()
+    values = []
+    for _ in range(2):
+        torch.rand(17)
+        values.append(trainer(callbacks=[RandomState()]).validate(method, datamodule=Digits(), verbose=False)[0]["val/loss"])
+    assert values[0] == values[1]

@@ -1,0 +1,182 @@
+"""Two processes, and processes that are killed."""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import dlkit
+from conftest import FIT
+
+EQUAL = """
+import sys, warnings
+warnings.simplefilter("ignore")
+import lightning as L, torch
+import dlkit
+from datamodules import Digits
+from dlkit.callbacks import RandomState
+
+class QuietVAE(dlkit.VAE):
+    def reparameterize(self, mean, log_sigma):
+        return mean  # each process draws noise of its own, so equality is to be had without noise only
+
+class QuietDenoising(dlkit.DenoisingAutoencoder):
+    def corrupt(self, x):
+        return 0.5 * x
+
+shape = (1, 8, 8)
+METHODS = {
+    "classifier": lambda: dlkit.Classifier(shape, 10, hidden_dims=(16,)),
+    "autoencoder": lambda: dlkit.Autoencoder(shape, 4, "conv", hidden_dims=(16,), width=4),
+    "denoising": lambda: QuietDenoising(shape, 4, hidden_dims=(16,)),
+    "vae": lambda: QuietVAE(shape, 4, hidden_dims=(16,)),
+    "iwae": lambda: QuietVAE(shape, 4, hidden_dims=(16,), importance_samples=2),
+    "gaussian": lambda: QuietVAE(shape, 4, hidden_dims=(16,), likelihood="gaussian"),
+    "conditional": lambda: QuietVAE(shape, 4, hidden_dims=(16,), num_classes=10),
+    "noisy": lambda: dlkit.VAE(shape, 4, hidden_dims=(16,)),
+}
+processes, target = int(sys.argv[1]), sys.argv[2]
+found = {}
+for name, build in METHODS.items():
+    L.seed_everything(2, verbose=False)
+    method = build()
+    trainer = L.Trainer(
+        accelerator="cpu", devices=processes, strategy="ddp" if processes > 1 else "auto", max_epochs=2, logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+        callbacks=[RandomState()],
+    )
+    trainer.fit(method, datamodule=Digits(batch_size=200 // processes, val_size=237))
+    noise = torch.rand(4)
+    found[name] = (method.state_dict(), {k: float(v) for k, v in trainer.callback_metrics.items() if "val/" in k}, noise)
+    torch.save(found, f"{target}.{trainer.global_rank}")
+"""
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """(parameters, validation metrics, a random draw) by method: of one process, and of each of two with half the batch."""
+    folder = tmp_path_factory.mktemp("processes")
+    (folder / "equal.py").write_text(EQUAL)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for command, processes in (([sys.executable], 1), (two, 2)):
+        done = subprocess.run(
+            [*command, "equal.py", str(processes), f"{processes}"],
+            cwd=folder, env=environment, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    return [torch.load(folder / name, weights_only=True) for name in ("1.0", "2.0", "2.1")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["classifier", "autoencoder", "denoising", "vae", "iwae", "gaussian", "conditional"])
+def test_two_processes_end_with_the_parameters_of_one_with_twice_the_batch(results, name):
+    one, first, second = (result[name] for result in results)
+    for key, expected in one[0].items():
+        torch.testing.assert_close(first[0][key], expected, atol=2e-5, rtol=2e-4, msg=lambda text, key=key: f"{key}: {text}")
+        assert torch.equal(first[0][key], second[0][key])
+    assert first[1] == pytest.approx(one[1], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_two_processes_draw_noise_of_their_own_and_keep_equal_parameters(results):
+    _, first, second = (result["noisy"] for result in results)
+    assert not torch.equal(first[2], second[2])
+    for key, value in first[0].items():
+        assert torch.equal(value, second[0][key])
+
+
+@pytest.mark.slow
+def test_the_command_line_trains_on_two_processes(fit, tmp_path):
+    done = fit(
+        "vae-digits", "--trainer.devices", 2, "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu",
+        "--trainer.max_epochs", 2, "--checkpoint.every_n_seconds", 0,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in (tmp_path / "lightning_logs/vae-digits").iterdir()] == ["version_0"]
+    assert dlkit.load(tmp_path / "lightning_logs/vae-digits/version_0/checkpoints/last.ckpt").sample(1).shape == (1, 1, 8, 8)
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_random_moments_and_resumed_is_the_uninterrupted_one_bit_for_bit(fit, tmp_path):
+    arguments = [
+        "vae-digits", "--trainer.max_epochs", "25", "--checkpoint.every_n_seconds", "0", "--data.batch_size", "100",
+        "--seed", "4",
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    checkpoint = "lightning_logs/vae-digits/version_0/checkpoints/last.ckpt"
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    whole.mkdir()
+    stopped.mkdir()
+    done = subprocess.run([sys.executable, str(FIT), *arguments], cwd=whole, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    moments, killed_at = random.Random(time.time_ns()), []
+    for attempt in range(3):
+        command = [sys.executable, str(FIT), *(["vae-digits", "--resume"] if attempt else arguments)]
+        process = subprocess.Popen(command, cwd=stopped, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        before = (stopped / checkpoint).stat().st_mtime_ns if (stopped / checkpoint).exists() else 0
+        while process.poll() is None:
+            if (stopped / checkpoint).exists() and (stopped / checkpoint).stat().st_mtime_ns != before:
+                break
+            time.sleep(0.005)
+        time.sleep(moments.uniform(0, 0.3))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        killed_at.append(torch.load(stopped / checkpoint, weights_only=True)["global_step"])
+    done = subprocess.run(
+        [sys.executable, str(FIT), "vae-digits", "--resume"], cwd=stopped, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert killed_at[0] < 25 * 12, "the first kill came too late to mean anything"
+    expected = torch.load(whole / checkpoint, weights_only=True)
+    found = torch.load(stopped / checkpoint, weights_only=True)
+    assert found["global_step"] == expected["global_step"]
+    for key, value in expected["state_dict"].items():
+        assert torch.equal(value, found["state_dict"][key]), f"{key}, killed at steps {killed_at}"
+    for state, other in zip(expected["optimizer_states"], found["optimizer_states"], strict=True):
+        for index, slots in state["state"].items():
+            for slot, value in slots.items():
+                assert torch.equal(value, other["state"][index][slot]), (index, slot)
+    assert not list((stopped / checkpoint).parent.glob("*.tmp"))
+
+
+def test_a_full_disk_stops_the_run_with_a_sentence_and_keeps_the_previous_checkpoint(fit, tmp_path):
+    assert fit("vae-digits", "--trainer.max_epochs", 2, "--model.hidden_dims", "[8]").returncode == 0
+    checkpoint = tmp_path / "lightning_logs/vae-digits/version_0/checkpoints/last.ckpt"
+    content = checkpoint.read_bytes()
+    limit = len(content) // 2
+    done = subprocess.run(
+        [sys.executable, str(FIT), "vae-digits", "--resume", "--trainer.max_epochs", "4"],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "last.ckpt could not be written" in done.stderr
+    assert "the previous one is kept" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert checkpoint.read_bytes() == content
+    assert not list(checkpoint.parent.glob("*.tmp"))
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_from_the_beginning(fit, tmp_path):
+    assert fit("vae-digits", "--trainer.max_epochs", 1).returncode == 0
+    folder = tmp_path / "lightning_logs/vae-digits/version_0"
+    expected = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    for path in (folder / "checkpoints").iterdir():
+        path.unlink()
+    done = fit("vae-digits", "--resume")
+    assert done.returncode == 0, done.stderr
+    assert "starts from the beginning" in done.stdout
+    found = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(value, found[key]) for key, value in expected.items())
