@@ -1,0 +1,93 @@
+"""Writes the README's table of results from the runs below lightning_logs, and never by hand.
+
+    python scripts/results.py            # rewrites the table in README.md
+    python scripts/results.py --check    # says whether the table is what the recorded runs give
+
+For each recipe the newest run that was trained and tested (`fit.py RECIPE`, then `fit.py test RECIPE`) gives the row. What
+the runs say is recorded in `scripts/results.json`, so that the table can be checked where the runs are not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from dlkit.cli import LOGS, headline, recipe_classes, recipes, runs_of
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+RECORD = Path(__file__).parent / "results.json"
+BEGIN, END = "<!-- results: written by scripts/results.py -->", "<!-- end of results -->"
+
+
+def comment(path: Path, key: str) -> str:
+    """The text behind "# Key: " in a recipe."""
+    lines = [line for line in path.read_text().splitlines() if line.startswith(f"# {key}: ")]
+    return lines[0].removeprefix(f"# {key}: ").strip() if lines else ""
+
+
+def newest_result(recipe: str) -> dict[str, Any] | None:
+    """What the newest finished and tested run of a recipe says, or None."""
+    for folder in reversed(runs_of(recipe)):
+        run, test = folder / "run.json", folder / "test.json"
+        if run.is_file() and test.is_file():
+            record = json.loads(run.read_text())
+            return {
+                "seed": record["seed"],
+                "seconds": record["seconds"],
+                "epochs": record["epochs"],
+                "metrics": json.loads(test.read_text())["metrics"],
+            }
+    return None
+
+
+def row(recipe: str, path: Path, result: dict[str, Any] | None) -> str:
+    """One line of the table."""
+    name, unit, direction = [part.strip() for part in comment(path, "Metric").split(",")]
+    method = recipe_classes(path)["model"].rpartition(".")[2]
+    published = comment(path, "Published").rstrip(".")
+    if result is None:
+        return f"| `{recipe}` | {method} | not run | {published} | | |"
+    metrics = result["metrics"]
+    baselines = ", ".join(
+        f"{key} {value:.4g}" for key, value in metrics.items() if not key.startswith("test/") and key != name
+    )
+    ours = f"{name.removeprefix('test/')} {metrics[name]:.4g} ({unit}; {direction})"
+    minutes, seconds = divmod(round(result["seconds"]), 60)
+    time = f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
+    return f"| `{recipe}` | {method} | {ours} | {published}{'; here: ' + baselines if baselines else ''} | {result['seed']} | {time} |"
+
+
+def table(record: dict[str, Any]) -> str:
+    """The whole table."""
+    head = "| recipe | method | test, ours | published, or exact | seed | training time |\n|---|---|---|---|---|---|"
+    return "\n".join([head, *(row(name, path, record.get(name)) for name, path in recipes().items())])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Writes the README's table of results.", allow_abbrev=False)
+    parser.add_argument("--check", action="store_true", help="change nothing, fail when the table is out of date")
+    arguments = parser.parse_args()
+    record = json.loads(RECORD.read_text()) if RECORD.is_file() else {}
+    if not arguments.check:
+        found = {name: result for name in recipes() if (result := newest_result(name)) is not None}
+        if not found and not record:
+            print(f"there are no finished and tested runs in {LOGS}/ below this folder", file=sys.stderr)
+        record = {name: {**record, **found}[name] for name in recipes() if name in {**record, **found}}
+        RECORD.write_text(json.dumps(record, indent=1) + "\n")
+    text = README.read_text()
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    new = f"{before}{BEGIN}\n\n{table(record)}\n\n{END}{after}"
+    if arguments.check:
+        print("the table is up to date" if new == text else "README.md: run scripts/results.py, the table is out of date")
+        return int(new != text)
+    README.write_text(new)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""Every recipe parses, says what it must, and trains, tests and draws for a step."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import pytest
+
+from dlkit.cli import dispatch, headline, recipe_classes, recipes
+
+every_recipe = pytest.mark.parametrize("name", recipes())
+
+
+def test_the_recipes_are_there():
+    assert set(recipes()) == {
+        "classifier-digits", "classifier-mnist", "autoencoder-digits", "linear-autoencoder-digits", "autoencoder-mnist",
+        "denoising-digits", "denoising-mnist", "vae-digits", "vae-mnist", "conditional-vae-mnist", "iwae-mnist",
+        "gaussian-vae-digits",
+    }  # fmt: skip
+
+
+@every_recipe
+def test_a_recipe_says_what_it_reproduces_how_long_it_takes_and_against_what(name):
+    text = recipes()[name].read_text()
+    what, time = headline(recipes()[name])
+    assert what
+    assert re.fullmatch(r"\d+ (seconds|minutes)", time)
+    assert re.search(r"^# Published: .+", text, re.MULTILINE)
+    assert re.search(r"^# Metric: [\w/]+, [\w ]+, [\w ]+$", text, re.MULTILINE)
+
+
+@every_recipe
+def test_a_recipe_trains_and_is_tested_for_a_step(name, tmp_path, monkeypatch, capsys):
+    if recipe_classes(recipes()[name])["data"] != "datamodules.Digits" and "DLKIT_DATA" not in os.environ:
+        pytest.skip("DLKIT_DATA is unset: it names a folder with mnist/*.gz")
+    monkeypatch.chdir(tmp_path)
+    quick = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "1"]
+    quick += ["--trainer.check_val_every_n_epoch", "1", "--trainer.limit_test_batches", "1"]
+    if "vae" in name:
+        quick += ["--model.test_samples", "2"]
+    assert dispatch([name, *quick], "fit.py") == 0, capsys.readouterr().err
+    assert dispatch(["test", name], "fit.py") == 0, capsys.readouterr().err
+    metric = re.search(r"^# Metric: ([\w/]+),", recipes()[name].read_text(), re.MULTILINE)
+    assert metric is not None
+    assert metric.group(1) in (tmp_path / "lightning_logs" / name / "version_0" / "test.json").read_text()
