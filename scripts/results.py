@@ -52,9 +52,7 @@ def row(recipe: str, path: Path, result: dict[str, Any] | None) -> str:
     if result is None:
         return f"| `{recipe}` | {method} | not run | {published} | | |"
     metrics = result["metrics"]
-    baselines = ", ".join(
-        f"{key} {value:.4g}" for key, value in metrics.items() if not key.startswith("test/") and key != name
-    )
+    baselines = ", ".join(f"{key} {value:.4g}" for key, value in metrics.items() if not key.startswith("test/") and key != name)
     ours = f"{name.removeprefix('test/')} {metrics[name]:.4g} ({unit}; {direction})"
     minutes, seconds = divmod(round(result["seconds"]), 60)
     time = f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"

@@ -32,7 +32,7 @@ Likelihood = Literal["bernoulli", "gaussian", "categorical"]
 
 SIGMA_FLOOR = 1e-3  # Constant pixels (the corners of a digit) would otherwise drive a learned sigma to 0 and log p to infinity.
 LOG_SIGMA_BOUND = 7.0  # The encoder's log sigma bends towards +-7, so that exp() neither overflows nor vanishes.
-VALUES_AT_ONCE = 400_000  # Importance samples are decoded in chunks of so many values, which stay in the cache,
+VALUES_AT_ONCE = 400_000  # Where there are many rows, they are decoded in chunks of so many values, which stay in the cache,
 FEWEST_ROWS_AT_ONCE = 64  # and of at least so many rows, which keep the matrix products efficient.
 
 
@@ -269,7 +269,7 @@ class VAE(Method):
             return self.split_gaussian(parameters)[0]
         probabilities = parameters.unflatten(1, (self.num_levels, self.data_shape[0])).softmax(1)
         levels = torch.linspace(0, 1, self.num_levels, device=z.device)
-        return torch.tensordot(probabilities, levels, dims=([1], [0]))
+        return (probabilities.movedim(1, -1) * levels).sum(-1)
 
     @ability
     def elbo(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -277,6 +277,11 @@ class VAE(Method):
         self.check_range(x)
         reconstruction, kl = self.elbo_terms(x, labels)
         return reconstruction - kl.sum(1)
+
+    def rows_at_once(self) -> int:
+        """How many rows are decoded together where there are many."""
+        levels = self.num_levels if self.likelihood == "categorical" else 1
+        return max(FEWEST_ROWS_AT_ONCE, VALUES_AT_ONCE // (levels * math.prod(self.data_shape)))
 
     @ability
     def log_prob(self, x: Tensor, labels: Tensor | None = None, num_samples: int = 500) -> Tensor:
@@ -294,8 +299,7 @@ class VAE(Method):
             (batch,), nats.
         """
         self.check_range(x)
-        levels = self.num_levels if self.likelihood == "categorical" else 1
-        rows_at_once = max(FEWEST_ROWS_AT_ONCE, VALUES_AT_ONCE // (levels * math.prod(self.data_shape)))
+        rows_at_once = self.rows_at_once()
         estimates = []
         for start in range(0, len(x), rows_at_once):
             rows = slice(start, start + rows_at_once)
@@ -332,7 +336,9 @@ class VAE(Method):
             if len(labels) != n:
                 raise ValueError(f"{len(labels)} labels for n={n} samples: give one label each")
             labels = labels.to(self.device)
-        return self.decode(self.sample_latents(n), labels)
+        z, rows = self.sample_latents(n), self.rows_at_once()
+        label_chunks = [None] * n if labels is None else labels.split(rows)
+        return torch.cat([self.decode(*chunk) for chunk in zip(z.split(rows), label_chunks, strict=False)])
 
     @ability
     def reconstruct(self, x: Tensor, labels: Tensor | None = None) -> Tensor:

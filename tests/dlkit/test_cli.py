@@ -67,9 +67,9 @@ def test_a_run_leaves_curves_hparams_pictures_configuration_and_checkpoints(fit,
         assert len(board.Scalars(f"val/{name}")) == 2
     assert {"train/learning_rate", "train/examples_per_second", "val/active_units"} <= set(tags["scalars"])
     assert len(board.Scalars("train/loss")) == 2 * 18 // 5
-    assert {"_hparams_/experiment", "custom_scalars__config__"} <= set(tags["tensors"]) | set(
-        board.summary_metadata
-    ), tags["tensors"]
+    assert {"_hparams_/experiment", "custom_scalars__config__"} <= set(tags["tensors"]) | set(board.summary_metadata), tags[
+        "tensors"
+    ]
     assert {
         "reconstruction/input_above_output", "samples/from_fixed_latents", "interpolations/from_left_to_right",
         "traversals/one_dimension_a_row", "latent_space", "kl_per_dimension",

@@ -1,0 +1,83 @@
+"""sample.py, evaluate.py and results.py as a user meets them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SCRIPTS = Path(__file__).parent.parent.parent / "scripts"
+QUICK = ("--trainer.max_epochs", 1, "--trainer.check_val_every_n_epoch", 1)
+
+
+def test_samples_are_written_as_a_picture_and_as_numbers(fit, tmp_path):
+    assert fit("vae-digits", *QUICK).returncode == 0
+    checkpoint = "lightning_logs/vae-digits/version_0/checkpoints/last.ckpt"
+    done = fit(checkpoint, "--number", 9, "--out", "out/a", "--seed", 1, script=SCRIPTS / "sample.py")
+    assert done.returncode == 0, done.stderr
+    x = np.load(tmp_path / "out" / "a.npz", allow_pickle=False)["x"]
+    assert x.shape == (9, 1, 8, 8)
+    with Image.open(tmp_path / "out" / "a.png") as picture:
+        assert picture.size == (3 * 44, 3 * 44)
+    fit(checkpoint, "--number", 9, "--out", "out/b", "--seed", 1, script=SCRIPTS / "sample.py")
+    assert np.array_equal(x, np.load(tmp_path / "out" / "b.npz")["x"])
+    refused = fit(checkpoint, "--labels", 3, script=SCRIPTS / "sample.py")
+    assert refused.returncode == 1
+    assert "unconditional" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_an_autoencoder_is_given_a_density_to_sample_from(fit, tmp_path):
+    assert fit("autoencoder-digits", *QUICK).returncode == 0
+    checkpoint = "lightning_logs/autoencoder-digits/version_0/checkpoints/last.ckpt"
+    for latents in ("gaussian", "mixture"):
+        done = fit(checkpoint, "--latents", latents, "--number", 4, "--out", latents, script=SCRIPTS / "sample.py")
+        assert done.returncode == 0, done.stderr
+        assert np.load(tmp_path / f"{latents}.npz")["x"].shape == (4, 1, 8, 8)
+
+
+def test_a_checkpoint_is_measured_beside_its_baseline(fit, tmp_path):
+    assert fit("linear-autoencoder-digits", "--trainer.max_epochs", 3).returncode == 0
+    checkpoint = "lightning_logs/linear-autoencoder-digits/version_0/checkpoints/last.ckpt"
+    done = fit(checkpoint, "--json", "m.json", script=SCRIPTS / "evaluate.py")
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((tmp_path / "m.json").read_text())["metrics"]
+    assert metrics["pca_mse"] == pytest.approx(0.0253, abs=1e-4)
+    assert metrics["train_mse_relative_to_pca"] > 1
+    assert "pca_mse" in done.stdout
+
+
+@pytest.mark.parametrize("script", ["sample.py", "evaluate.py"])
+def test_a_file_that_is_no_checkpoint_gets_one_sentence(fit, tmp_path, script):
+    (tmp_path / "a.ckpt").write_text("hello")
+    for path, reason in (("a.ckpt", "damaged or no checkpoint"), ("none.ckpt", "there is no checkpoint")):
+        done = fit(path, script=SCRIPTS / script)
+        assert done.returncode == 1
+        assert reason in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_the_table_is_written_from_runs_and_an_untested_recipe_says_so(fit, tmp_path):
+    (tmp_path / "scripts").mkdir()
+    shutil.copy(SCRIPTS / "results.py", tmp_path / "scripts")
+    (tmp_path / "README.md").write_text(
+        "before\n<!-- results: written by scripts/results.py -->\na stale row\n<!-- end of results -->\nafter\n"
+    )
+    assert fit("denoising-digits", *QUICK, "--seed", 7).returncode == 0
+    assert fit("test", "denoising-digits").returncode == 0
+    script = tmp_path / "scripts" / "results.py"
+    assert fit(script=script).returncode == 0
+    text = (tmp_path / "README.md").read_text()
+    metrics = json.loads((tmp_path / "lightning_logs/denoising-digits/version_0/test.json").read_text())["metrics"]
+    assert f"mse {metrics['test/mse']:.4g}" in text
+    assert "| `vae-mnist` | VAE | not run |" in text
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "a stale row" not in text
+    assert fit("--check", script=script).returncode == 0
+    (tmp_path / "README.md").write_text(text.replace("not run", "89.0"))
+    assert fit("--check", script=script).returncode == 1
