@@ -1,0 +1,58 @@
+"""The moving average: its formula, what sees it, and what a checkpoint holds."""
+
+from __future__ import annotations
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.loggers import CSVLogger
+
+import dlkit
+from datamodules import Digits
+from dlkit.callbacks import Checkpoints, ExponentialMovingAverage, RandomState
+
+
+class Watch(L.Callback):
+    """Keeps the raw weights after each step, and the weights that validation saw."""
+
+    def __init__(self):
+        self.raw, self.validated = [], []
+
+    def on_train_start(self, trainer, pl_module):
+        self.raw.append(pl_module.encoder.head.weight.detach().clone())
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.raw.append(pl_module.encoder.head.weight.detach().clone())
+
+    def on_validation_epoch_end(self, trainer, pl_module):
+        self.validated.append(pl_module.encoder.head.weight.detach().clone())
+
+
+def test_validation_checkpoint_and_result_hold_the_average_and_training_goes_on_raw(tmp_path):
+    method, watch = dlkit.Autoencoder((1, 8, 8), 2, "linear", learning_rate=0.05), Watch()
+    callbacks = [ExponentialMovingAverage(0.6), Checkpoints(every_n_seconds=0), RandomState(), watch]
+    trainer = L.Trainer(
+        max_epochs=2, logger=CSVLogger(tmp_path), callbacks=callbacks, enable_progress_bar=False,
+        enable_model_summary=False, num_sanity_val_steps=0, accelerator="cpu",
+    )  # fmt: skip
+    trainer.fit(method, datamodule=Digits(batch_size=400))
+    average, averages = watch.raw[0], []
+    for update, raw in enumerate(watch.raw[1:]):
+        decay = min(0.6, (1 + update) / (10 + update))
+        average = decay * average + (1 - decay) * raw
+        averages.append(average)
+    torch.testing.assert_close(watch.validated[0], averages[2])
+    torch.testing.assert_close(watch.validated[1], averages[5])
+    torch.testing.assert_close(method.encoder.head.weight.detach(), averages[5])
+    for name in ("best", "last"):
+        saved = torch.load(next(tmp_path.rglob(f"{name}.ckpt")), weights_only=True)
+        step = saved["global_step"] - 1
+        torch.testing.assert_close(saved["state_dict"]["encoder.head.weight"], averages[step])
+        assert torch.equal(saved["ema"]["raw"]["encoder.head.weight"], watch.raw[step + 1])
+    assert not torch.allclose(averages[5], watch.raw[-1], atol=1e-3)
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.0])
+def test_a_decay_outside_its_range_is_refused(decay):
+    with pytest.raises(ValueError, match=f"decay={decay} .* outside"):
+        ExponentialMovingAverage(decay)
