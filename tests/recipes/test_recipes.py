@@ -30,6 +30,7 @@ def test_a_recipe_says_what_it_reproduces_how_long_it_takes_and_against_what(nam
     assert re.search(r"^# Metric: [\w/]+, [\w ]+, [\w ]+$", text, re.MULTILINE)
 
 
+@pytest.mark.filterwarnings("ignore")  # the command line silences by name what a user can do nothing about
 @every_recipe
 def test_a_recipe_trains_and_is_tested_for_a_step(name, tmp_path, monkeypatch, capsys):
     if recipe_classes(recipes()[name])["data"] != "datamodules.Digits" and "DLKIT_DATA" not in os.environ:
