@@ -44,8 +44,8 @@ from dlkit.autoencoders.vae import LOG_SIGMA_BOUND
 from dlkit.batches import Examples
 from dlkit.callbacks import Checkpoints, Progress, RandomState, Summary
 from dlkit.callbacks.progress import REFRESH_SECONDS
+from dlkit.evaluation import silence_nags
 from dlkit.method import Method
-from dlkit.runner import silence_nags
 
 IMAGES = 20_000  # trained on
 SAMPLES = 10_000  # drawn at once

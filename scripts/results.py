@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dlkit.cli import LOGS, headline, recipe_classes, recipes, runs_of
+from dlkit.cli import LOGS, recipe_classes, recipes, runs_of
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -56,7 +56,8 @@ def row(recipe: str, path: Path, result: dict[str, Any] | None) -> str:
     ours = f"{name.removeprefix('test/')} {metrics[name]:.4g} ({unit}; {direction})"
     minutes, seconds = divmod(round(result["seconds"]), 60)
     time = f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
-    return f"| `{recipe}` | {method} | {ours} | {published}{'; here: ' + baselines if baselines else ''} | {result['seed']} | {time} |"
+    reference = f"{published}; here: {baselines}" if baselines else published
+    return f"| `{recipe}` | {method} | {ours} | {reference} | {result['seed']} | {time} |"
 
 
 def table(record: dict[str, Any]) -> str:

@@ -166,7 +166,7 @@ def test_the_watch_on_the_device_remembers_the_first_bad_step_and_its_term():
     watch.check()
     watch.see(4, {"loss": bad, "kl": good, "reconstruction": bad})
     watch.see(5, {"loss": bad, "kl": bad, "reconstruction": bad})
-    with pytest.raises(dlkit.NonFiniteError, match="term 'reconstruction' .* at step 4"):
+    with pytest.raises(dlkit.NonFiniteError, match=r"term 'reconstruction' .* at step 4"):
         watch.check()
 
 

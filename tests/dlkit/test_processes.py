@@ -12,9 +12,9 @@ import time
 
 import pytest
 import torch
+from conftest import FIT
 
 import dlkit
-from conftest import FIT
 
 EQUAL = """
 import sys, warnings
