@@ -101,7 +101,8 @@ def sample(
         raise ValueError(f"{checkpoint} is a {type(method).__name__}, which does not sample: use scripts/evaluate.py")
     torch.manual_seed(seed)
     if isinstance(method, FitsLatentDensity):
-        method.fit_latent_density(data_of(checkpoint).batches("train"), latents)
+        data = data_of(checkpoint)  # all of the training part, in order, without augmentation
+        method.fit_latent_density([data.prepare(batch) for batch in data.loader("train")], latents)
     if labels:
         chosen = torch.tensor([labels[index % len(labels)] for index in range(number)])
         x = method.sample(number, labels=chosen)  # type: ignore[call-arg]

@@ -69,15 +69,16 @@ def ability(function: Function) -> Function:
 
     @functools.wraps(function)
     def wrapper(self: Method, *args: Any, **kwargs: Any) -> Any:
-        was_training = self.training
-        if was_training:
-            self.eval()
+        # Module by module, so that one that was frozen in evaluation mode stays there.
+        training = [module for module in self.modules() if module.training]
+        for module in training:
+            module.training = False
         try:
             with torch.no_grad():
                 return function(self, *args, **kwargs)
         finally:
-            if was_training:
-                self.train()
+            for module in training:
+                module.training = True
 
     return wrapper  # type: ignore[return-value]
 
@@ -284,13 +285,17 @@ def check_examples(x: Tensor, data_shape: Sequence[int], method: str) -> None:
 
 
 def check_labels(y: Tensor | None, num_classes: int, method: str) -> Tensor:
-    """Refuses missing labels and labels outside 0 .. num_classes - 1.
+    """Refuses missing labels, labels that are no class indices, and labels outside 0 .. num_classes - 1.
 
     Raises:
-        ValueError: naming the label.
+        ValueError: naming what was given.
     """
     if y is None:
         raise ValueError(f"{method} needs labels and the data has none: use a datamodule with classes")
+    if y.dim() != 1 or y.dtype != torch.int64:
+        raise ValueError(
+            f"{method} was given labels of shape {tuple(y.shape)}, {y.dtype}: give a vector of int64 class indices"
+        )
     # Looked at on the CPU only: on an accelerator the look would make the step wait, and indexing there asserts itself.
     if y.is_cpu and len(y) and (int(y.min()) < 0 or int(y.max()) >= num_classes):
         wrong = int(y.max()) if int(y.max()) >= num_classes else int(y.min())

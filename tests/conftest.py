@@ -17,6 +17,8 @@ for name in ("lightning.pytorch", "lightning.fabric"):
 
 FIT = Path(__file__).parent.parent / "scripts" / "fit.py"
 
+torch.set_num_threads(1)  # two threads on tiny tensors mostly wait for each other
+
 
 @pytest.fixture(autouse=True)
 def seeded():

@@ -55,6 +55,8 @@ class Autoencoder(Method):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        if latent_dim < 1:
+            raise ValueError(f"latent_dim={latent_dim}: give at least 1")
         self.data_shape = tuple(data_shape)
         self.latent_dim = latent_dim
         self.network: NetworkName = network
@@ -147,7 +149,8 @@ class Autoencoder(Method):
         if kind not in ("gaussian", "mixture"):
             raise ValueError(f"unknown latent density {kind!r}: use 'gaussian' or 'mixture'")
         components = 1 if kind == "gaussian" else components
-        z = torch.cat([self.encode(batch.x.to(self.device), batch.y) for batch in loader]).double().cpu()
+        codes = [self.encode(batch.x.to(self.device), batch.y) for batch in loader]
+        z = torch.cat(codes).double().cpu() if codes else torch.empty(0)
         if len(z) <= components:
             raise ValueError(f"{len(z)} examples are too few for a density of {components} Gaussians: give more examples")
         mixture = GaussianMixture(components, random_state=seed, reg_covar=1e-5).fit(z.numpy())

@@ -57,7 +57,7 @@ class DenoisingAutoencoder(Autoencoder):
         self.save_hyperparameters()
         if corruption not in ("gaussian", "mask", "salt-pepper"):
             raise ValueError(f"unknown corruption {corruption!r}: use 'gaussian', 'mask' or 'salt-pepper'")
-        if noise < 0 or (corruption != "gaussian" and noise > 1):
+        if not noise >= 0 or (corruption != "gaussian" and noise > 1):
             raise ValueError(f"noise={noise} is out of range: a standard deviation is >= 0, a probability in [0, 1]")
         self.corruption: Corruption = corruption
         self.noise = noise

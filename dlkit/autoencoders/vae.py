@@ -97,6 +97,12 @@ class VAE(Method):
             raise ValueError(f"unknown sigma {sigma!r}: use 'learned-shared', 'learned-per-pixel' or a number")
         if not isinstance(sigma, str) and sigma <= 0:
             raise ValueError(f"sigma={sigma} is no standard deviation: give a positive number")
+        if latent_dim < 1:
+            raise ValueError(f"latent_dim={latent_dim}: give at least 1")
+        if beta < 0:
+            raise ValueError(f"beta={beta} would reward a posterior far from the prior: give 0 or more")
+        if likelihood == "categorical" and num_levels < 2:
+            raise ValueError(f"num_levels={num_levels}: a categorical likelihood has at least 2")
         if importance_samples < 1:
             raise ValueError(f"importance_samples={importance_samples}: give 1 for a VAE, more for an IWAE")
         if importance_samples > 1 and (beta != 1 or kl_warmup or free_bits):
@@ -297,7 +303,12 @@ class VAE(Method):
 
         Returns:
             (batch,), nats.
+
+        Raises:
+            ValueError: no examples, fewer than one sample, or values outside the likelihood's range.
         """
+        if num_samples < 1 or not len(x):
+            raise ValueError(f"num_samples={num_samples} for {len(x)} examples: give at least one of each")
         self.check_range(x)
         rows_at_once = self.rows_at_once()
         estimates = []
