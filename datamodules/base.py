@@ -93,7 +93,8 @@ class ImageData(L.LightningDataModule):
         self.splits = parts
 
     def train_dataloader(self) -> Loader:
-        return self.loader("train", shuffle=True)
+        # overfit_batches asks for the same batches in every epoch
+        return self.loader("train", shuffle=not getattr(self.trainer, "overfit_batches", 0))
 
     def val_dataloader(self) -> Loader | list[Any]:
         if self.val_size:
@@ -106,7 +107,10 @@ class ImageData(L.LightningDataModule):
         return self.loader("test")
 
     def on_after_batch_transfer(self, batch: Examples, dataloader_idx: int) -> Examples:
-        return self.prepare(batch, training=self.trainer is not None and self.trainer.training)
+        if self.trainer is None:
+            return self.prepare(batch)
+        batch = self.prepare(batch, training=self.trainer.training)
+        return batch._replace(x=batch.x.to(self.trainer.lightning_module.dtype))  # other than float32 in "true" half precision
 
     # For everybody ---------------------------------------------------------------------------------------------------
 

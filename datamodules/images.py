@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from datamodules.base import Binarize, ImageData, select
 from dlkit.batches import Examples
@@ -55,7 +55,7 @@ class Images(ImageData):
             raise ValueError(f"size={size}: give at least 1 pixel")
         if not 0 < test_size < 1:
             raise ValueError(f"test_size={test_size}: give a share between 0 and 1")
-        self.root = Path(root)
+        self.root = Path(root).expanduser()
         self.size = size
         self.mode: Literal["rgb", "grey"] = mode
         self.resize: Literal["none", "crop"] = resize
@@ -93,7 +93,7 @@ class Images(ImageData):
         try:
             with Image.open(path) as file:
                 depth = file.mode
-                picture = file.convert({"rgb": "RGB", "grey": "L"}[self.mode])
+                picture = ImageOps.exif_transpose(file).convert({"rgb": "RGB", "grey": "L"}[self.mode])
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(f"{path} cannot be read as a picture ({error}): remove or replace it") from error
         if depth.startswith(("I", "F")):  # Pillow would cut the values off at 255

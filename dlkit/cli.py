@@ -23,7 +23,7 @@ COMMANDS = ("fit", "validate", "test", "cp")
 LOGS = Path("lightning_logs")
 SHORTHANDS = {"--seed": "--seed_everything", "--fast_dev_run": "--trainer.fast_dev_run"}
 # What the command line takes from the datamodule, where the method requires it and the recipe does not say it.
-LINKED = ("data_shape", "num_classes", "num_levels")
+LINKED = ("data_shape", "num_classes")
 
 USAGE = """\
 usage: {program} RECIPE [--model.FIELD VALUE] [--data.FIELD VALUE] [--trainer.FIELD VALUE] [--seed N]
@@ -204,12 +204,29 @@ def dispatch(arguments: list[str], program: str) -> int:
     name = recipe or path.stem
     resume, compiled = pop_flag(arguments, "--resume"), pop_flag(arguments, "--compile")
     arguments = [expand_shorthand(argument) for argument in arguments]
+    if arguments[-1:] == ["--trainer.fast_dev_run"]:
+        arguments[-1] = "--trainer.fast_dev_run=true"
     version, checkpoint = None, None
+    if resume:
+        refuse_overrides(arguments)
     if resume or command != "fit":
         path, version, checkpoint = newest_run(name, command, path, arguments)
     from dlkit.runner import run
 
     return run(command, name, path, arguments, version, checkpoint, compiled)
+
+
+def refuse_overrides(arguments: list[str]) -> None:
+    """Refuses what would make a resumed run another run.
+
+    Raises:
+        CommandLineError: naming the option.
+    """
+    for option in options_of(arguments):
+        if not option.startswith(("--trainer.", "--checkpoint.", "--pictures.")):
+            raise CommandLineError(
+                f"{option} cannot change in a run that is resumed\nleave it out, or start a new run without --resume"
+            )
 
 
 def expand_shorthand(argument: str) -> str:
@@ -266,15 +283,17 @@ def newest_run(name: str, command: str, path: Path, arguments: list[str]) -> tup
     runs = runs_of(name)
     if not runs:
         raise CommandLineError(f"there is no run of {name} in {LOGS}/ below this folder\ntrain one first: fit.py {name}")
-    config = runs[-1] / "config.yaml"
-    folder = runs[-1] / "checkpoints"
     names = ("last.ckpt",) if command == "fit" else ("best.ckpt", "last.ckpt")
-    checkpoint = next((folder / file for file in names if (folder / file).is_file()), None)
+    found = [(run, run / "checkpoints" / file) for run in reversed(runs) for file in names]
+    run, checkpoint = next(((run, file) for run, file in found if file.is_file()), (runs[-1], None))
     if checkpoint is None and command != "fit":
-        raise CommandLineError(f"the newest run, {runs[-1]}, has no checkpoint yet\ntrain it first: fit.py {name} --resume")
+        raise CommandLineError(f"no run of {name} has a checkpoint yet\ntrain one first: fit.py {name} --resume")
     if checkpoint is None:
-        print(f"{runs[-1]} was stopped before its first checkpoint: it starts from the beginning")
-    version = int(runs[-1].name.removeprefix("version_"))
+        print(f"{run} was stopped before its first checkpoint: it starts from the beginning")
+    elif run != runs[-1]:
+        print(f"{runs[-1]} has no checkpoint: taking {run}")
+    config = run / "config.yaml"
+    version = int(run.name.removeprefix("version_"))
     return (config if config.is_file() else path), version, checkpoint
 
 

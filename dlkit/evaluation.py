@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import logging
 import math
@@ -65,12 +66,18 @@ def data_of(checkpoint: Path) -> Any:
     path = checkpoint.parent.parent / "config.yaml"
     if not path.is_file():
         raise FileNotFoundError(f"{checkpoint} needs its run's data and there is no {path}: keep the run's folder together")
-    config = yaml.safe_load(path.read_text())["data"]
-    package, _, name = config["class_path"].rpartition(".")
+    try:
+        config = yaml.safe_load(path.read_text())["data"]
+        package, _, name = config["class_path"].rpartition(".")
+    except (yaml.YAMLError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not the configuration of a run: restore it") from error
     exports = importlib.import_module("datamodules").EXPORTS
     if name not in exports or package not in ("datamodules", exports[name]):
         raise ValueError(f"{path} names the data {config['class_path']}, which is not dlkit's: evaluate it in your own script")
-    return getattr(importlib.import_module("datamodules"), name)(**(config.get("init_args") or {}))
+    try:
+        return getattr(importlib.import_module("datamodules"), name)(**(config.get("init_args") or {}))
+    except TypeError as error:
+        raise ValueError(f"{path} names settings that {name} does not have ({error}): restore it") from error
 
 
 def sample(
@@ -103,17 +110,19 @@ def sample(
     if isinstance(method, FitsLatentDensity):
         data = data_of(checkpoint)  # all of the training part, in order, without augmentation
         method.fit_latent_density([data.prepare(batch) for batch in data.loader("train")], latents)
+    if labels and "labels" not in inspect.signature(method.sample).parameters:
+        raise ValueError(f"{checkpoint} is a {type(method).__name__}, which takes no labels: leave out --labels")
     if labels:
         chosen = torch.tensor([labels[index % len(labels)] for index in range(number)])
         x = method.sample(number, labels=chosen)  # type: ignore[call-arg]
     else:
         x = method.sample(number)
     out.parent.mkdir(parents=True, exist_ok=True)
-    written = [out.with_suffix(".npz")]
+    written = [Path(f"{out}.npz")]
     np.savez_compressed(written[0], x=x.numpy())
     if is_image(x.shape[1:]):
         picture = grid(square(x, max(1, math.isqrt(number))))
-        written.append(out.with_suffix(".png"))
+        written.append(Path(f"{out}.png"))
         Image.fromarray((picture.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)).save(written[1])
     print(f"wrote {' and '.join(map(str, written))}: {number} samples of {type(method).__name__}")
 
@@ -152,8 +161,12 @@ def measure(
 ) -> dict[str, Any]:
     """Runs validation or test, adds the baselines, prints a table and writes it as JSON: see `evaluate`."""
     run = trainer.test if split == "test" else trainer.validate
-    metrics = dict(run(method, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False)[0])
-    metrics.update(baselines(method, data))
+    found = run(method, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False)
+    if not found:
+        raise ValueError(f"{type(data).__name__} has no {split} split: set --data.val_size, or measure the test split")
+    metrics = dict(found[0])
+    if split == "test":
+        metrics.update(baselines(method, data))
     print(f"{title}, {split} split of {type(data).__name__}")
     for name, value in metrics.items():
         print(f"  {name:32} {value:.6g}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 import math
 import pickle
 from collections.abc import Callable, Sequence
@@ -167,6 +168,8 @@ class Method(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Adam (Kingma and Ba 2015, arXiv:1412.6980) in its fused form, with the method's schedule."""
+        if self.schedule not in ("constant", "cosine"):
+            raise ValueError(f"unknown schedule {self.schedule!r}: use 'constant' or 'cosine'")
         optimizer = torch.optim.Adam(self.parameters(), lr=self.learning_rate, fused=True)
         if self.schedule == "constant":
             return optimizer
@@ -185,11 +188,12 @@ class Method(L.LightningModule):
             ValueError: the Trainer was given no end.
         """
         trainer = self.trainer
-        if trainer.max_steps > 0:
-            return trainer.max_steps
-        if trainer.max_epochs is None or trainer.max_epochs < 0:
+        limits = [trainer.max_steps] if trainer.max_steps > 0 else []
+        if trainer.max_epochs is not None and trainer.max_epochs >= 0:
+            limits.append(trainer.max_epochs * math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches))
+        if not limits:
             raise ValueError("schedule='cosine' ends with the run: set trainer.max_epochs or trainer.max_steps")
-        return trainer.max_epochs * math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+        return min(limits)
 
     # Checkpoints -----------------------------------------------------------------------------------------------------
 
@@ -221,6 +225,9 @@ class Method(L.LightningModule):
             ValueError: the file is damaged, tries to run code, or belongs to another method.
         """
         checkpoint = read_checkpoint(checkpoint_path)
+        unknown = set(kwargs) - set(inspect.signature(cls.__init__).parameters)
+        if unknown:
+            raise ValueError(f"{cls.__name__} has no hyperparameter {sorted(unknown)[0]!r}: see its docstring for the names")
         saved = checkpoint["dlkit"]["method"]
         names = {f"{base.__module__}.{base.__qualname__}" for base in cls.__mro__}
         if saved not in names and cls is not Method:
@@ -249,7 +256,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         ) from error
     except Exception as error:  # torch's reader fails on damaged bytes in every way there is
         raise ValueError(f"{path} is damaged or no checkpoint: restore it, or use an earlier one") from error
-    if not isinstance(checkpoint, dict) or "dlkit" not in checkpoint:
+    mark = checkpoint.get("dlkit") if isinstance(checkpoint, dict) else None
+    named = isinstance(mark, dict) and isinstance(mark.get("method"), str)
+    if not named or not {"state_dict", "hyper_parameters"} <= set(checkpoint):
         raise ValueError(f"{path} was not written by dlkit: train with `python scripts/fit.py` or a dlkit Method")
     return checkpoint
 

@@ -71,15 +71,6 @@ class Interpolates(Protocol):
 
 
 @runtime_checkable
-class HasLogProb(Protocol):
-    """Evaluates, or estimates, the log-density of an example."""
-
-    def log_prob(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """(batch, *data_shape) -> (batch,), in nats."""
-        ...
-
-
-@runtime_checkable
 class Classifies(Protocol):
     """Assigns class probabilities."""
 

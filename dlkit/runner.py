@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from dlkit.callbacks import Checkpoints, Compile, Pictures, Progress, RandomState, Summary
 from dlkit.callbacks.summary import writer
@@ -59,7 +61,7 @@ def check_fields(classes: dict[str, type], config: dict[str, Any], arguments: li
     fields["model"] -= set(linked)
     fields["pictures"] -= {"class_names"}
     known = [f"--{section}.{field}" for section, names in fields.items() for field in names]
-    given = [option.replace(".init_args.", ".") for option in options_of(arguments)]
+    given = [option.replace(".init_args.", ".").rstrip("+") for option in options_of(arguments)]
     for section, content in config.items():
         if section in ("model", "data") and isinstance(content, dict):
             content = content.get("init_args", {})
@@ -81,7 +83,7 @@ class SaveConfig(SaveConfigCallback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         folder = trainer.log_dir  # asked by every process, because Lightning broadcasts it
-        if not trainer.is_global_zero or folder is None:
+        if not trainer.is_global_zero or folder is None or trainer.logger is None or trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
             return
         content = self.parser.dump(self.config, skip_none=False)
         path = Path(folder) / "config.yaml"
@@ -97,7 +99,10 @@ class SaveConfig(SaveConfigCallback):
 class DlkitCLI(LightningCLI):
     """LightningCLI with dlkit's callbacks, and with the data's properties linked to what the method requires."""
 
-    def __init__(self, name: str, linked: list[str], version: int | None, step: int | None, **kwargs: Any) -> None:
+    def __init__(
+        self, name: str, linked: list[str], overrides: list[str], version: int | None, step: int | None, **kwargs: Any
+    ) -> None:
+        self.overrides = tuple(overrides)
         self.name = name
         self.linked = linked
         self.version = version
@@ -131,7 +136,7 @@ class DlkitCLI(LightningCLI):
                 LOGS, name=self.name, version=self.version, default_hp_metric=False, purge_step=self.step
             )
         seed = self._get(self.config, "seed_everything")
-        kwargs["callbacks"] = [*(config["callbacks"] or []), RandomState(), Summary(self.name, seed)]
+        kwargs["callbacks"] = [*(config["callbacks"] or []), RandomState(), Summary(self.name, seed, self.overrides)]
         if config["enable_progress_bar"] is not False:
             kwargs["callbacks"].append(Progress())
         return super().instantiate_trainer(**kwargs)
@@ -183,6 +188,7 @@ def run(
         cli = DlkitCLI(
             name,
             linked,
+            arguments,
             version,
             saved["global_step"] if saved and command == "fit" else None,
             args=["--config", str(path), *arguments],
@@ -191,7 +197,10 @@ def run(
     except (jsonargparse.ArgumentError, jsonargparse.ParserError) as error:
         raise CommandLineError(tidy(str(error))) from error
     except (*USER_ERRORS, MisconfigurationException) as error:
-        return explain(error)
+        return explain(ValueError(innermost(str(error))) if isinstance(error, ValueError) else error)
+    if command == "fit" and saved and finished(saved, cli.trainer):
+        print(f"the newest run of {name} has finished already: give more --trainer.max_epochs to go on with it")
+        return 0
     if compiled:
         cli.trainer.callbacks.insert(0, Compile())  # pyright: ignore[reportAttributeAccessIssue]
     try:
@@ -201,7 +210,24 @@ def run(
             evaluate(cli, command, checkpoint)
     except (*USER_ERRORS, MisconfigurationException) as error:
         return explain(error)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        # Lightning turns Ctrl-C and SIGTERM into exits; whoever started the run has to see that it is not finished.
+        print("stopped before the end: continue with --resume", file=sys.stderr)
+        return 143 if isinstance(stop, SIGTERMException) else 130
     return 0
+
+
+def innermost(message: str) -> str:
+    """What a constructor said, without the parser's account of the types it tried around it."""
+    found = re.search(r"Errors:\s+- (.+?)\s+- Expected an? ", message, re.DOTALL)
+    return found.group(1) if found else message
+
+
+def finished(saved: dict[str, Any], trainer: L.Trainer) -> bool:
+    """Whether a checkpoint is the end of the run that the Trainer is set to."""
+    epochs = saved["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    by_epochs = trainer.max_epochs not in (None, -1) and epochs >= (trainer.max_epochs or 0)
+    return by_epochs or 0 < trainer.max_steps <= saved["global_step"]
 
 
 def choose_classes(path: Path, arguments: list[str]) -> dict[str, type]:
@@ -214,6 +240,8 @@ def choose_classes(path: Path, arguments: list[str]) -> dict[str, type]:
     for index, argument in enumerate(arguments):
         option, equals, value = argument.partition("=")
         if option in ("--model", "--data"):
+            if not equals and index + 1 == len(arguments):
+                raise CommandLineError(f"{option} needs a class\nfor example: --model dlkit.VAE")
             paths[option.removeprefix("--")] = value if equals else arguments[index + 1]
     for section in ("model", "data"):
         if section not in paths:
@@ -237,7 +265,7 @@ def fit(cli: DlkitCLI, checkpoint: Path | None) -> None:
     if first and folder is not None:
         metrics = {key: value for key, value in trainer.callback_metrics.items() if key.startswith("val/")}
         print(f"finished: {folder}")
-        print("  ".join(f"{key} {float(value):.4g}" for key, value in sorted(metrics.items())))
+        print("  ".join(f"{key} {float(value):.4g}" for key, value in sorted(metrics.items())) or "no validation ran")
 
 
 def evaluate(cli: DlkitCLI, command: str, checkpoint: Path | None) -> None:

@@ -33,8 +33,10 @@ def newest_result(recipe: str) -> dict[str, Any] | None:
     """What the newest finished and tested run of a recipe says, or None."""
     for folder in reversed(runs_of(recipe)):
         run, test = folder / "run.json", folder / "test.json"
-        if run.is_file() and test.is_file():
-            record = json.loads(run.read_text())
+        record = json.loads(run.read_text()) if run.is_file() else {}
+        # A run that the command line changed is another experiment, and a test from before the run's end another result.
+        stale = test.is_file() and run.is_file() and test.stat().st_mtime < run.stat().st_mtime
+        if record and test.is_file() and not record.get("overrides") and not stale:
             return {
                 "seed": record["seed"],
                 "seconds": record["seconds"],

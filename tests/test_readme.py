@@ -31,7 +31,7 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
     use, loop, _ = BLOCKS
     names: dict = {}
     last = use.splitlines()[-1]
-    assert last.startswith("vae = dlkit.load(")
+    assert last.startswith("trained = dlkit.load(")
     use = use.replace("max_epochs=50", "max_epochs=1, logger=False").replace(last, "")
     exec(use, names)
     exec(loop.replace("range(50)", "range(1)"), names)

@@ -24,6 +24,7 @@ from dlkit.autoencoders.autoencoder import interpolate
 from dlkit.batches import Examples
 from dlkit.functional.divergences import importance_bound, kl_to_standard_normal
 from dlkit.functional.likelihoods import bernoulli_log_prob, categorical_log_prob, gaussian_log_prob
+from dlkit.functional.linear_gaussian import probabilistic_pca_nll
 from dlkit.method import Method, Schedule, Terms, ability, check_examples, check_labels
 from dlkit.metrics.active_units import ActiveUnits
 from dlkit.nn.encoders import Decoder, Encoder, NetworkName, build_decoder, build_encoder
@@ -95,7 +96,7 @@ class VAE(Method):
             raise ValueError(f"unknown likelihood {likelihood!r}: use 'bernoulli', 'gaussian' or 'categorical'")
         if isinstance(sigma, str) and sigma not in ("learned-shared", "learned-per-pixel"):
             raise ValueError(f"unknown sigma {sigma!r}: use 'learned-shared', 'learned-per-pixel' or a number")
-        if not isinstance(sigma, str) and sigma <= 0:
+        if not isinstance(sigma, str) and not sigma > 0:
             raise ValueError(f"sigma={sigma} is no standard deviation: give a positive number")
         if latent_dim < 1:
             raise ValueError(f"latent_dim={latent_dim}: give at least 1")
@@ -103,6 +104,12 @@ class VAE(Method):
             raise ValueError(f"beta={beta} would reward a posterior far from the prior: give 0 or more")
         if likelihood == "categorical" and num_levels < 2:
             raise ValueError(f"num_levels={num_levels}: a categorical likelihood has at least 2")
+        if kl_warmup < 0 or free_bits < 0 or test_samples < 1:
+            raise ValueError(
+                f"kl_warmup={kl_warmup}, free_bits={free_bits} and test_samples={test_samples} have to be at least 0, 0 and 1"
+            )
+        if num_classes is not None and num_classes < 1:
+            raise ValueError(f"num_classes={num_classes}: give the number of classes, or None for an unconditional model")
         if importance_samples < 1:
             raise ValueError(f"importance_samples={importance_samples}: give 1 for a VAE, more for an IWAE")
         if importance_samples > 1 and (beta != 1 or kl_warmup or free_bits):
@@ -276,6 +283,16 @@ class VAE(Method):
         probabilities = parameters.unflatten(1, (self.num_levels, self.data_shape[0])).softmax(1)
         levels = torch.linspace(0, 1, self.num_levels, device=z.device)
         return (probabilities.movedim(1, -1) * levels).sum(-1)
+
+    def baselines(self, train: Tensor, test: Tensor) -> dict[str, float]:
+        """-log p of `test` under probabilistic PCA with as many dimensions, for the Gaussian likelihood, in nats.
+
+        Args:
+            train, test: (n, elements), float64.
+        """
+        if self.likelihood != "gaussian" or self.latent_dim >= train.shape[1]:
+            return {}
+        return {"probabilistic_pca_nll": probabilistic_pca_nll(train, test, self.latent_dim)}
 
     @ability
     def elbo(self, x: Tensor, labels: Tensor | None = None) -> Tensor:

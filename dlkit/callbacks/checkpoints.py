@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
 import time
 from pathlib import Path
@@ -13,6 +14,8 @@ import lightning as L
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
+
+from dlkit.errors import NonFiniteError
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -82,8 +85,10 @@ class Checkpoints(Checkpoint):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # The last step of an epoch is followed by validation, and is saved after that.
-        if batch_idx + 1 < trainer.num_training_batches and self.due(trainer, batch_idx):
+        # The last step of an epoch is followed by validation, and is saved after that. Gradients that are still being
+        # accumulated are in no checkpoint, so there is none between two optimizer steps.
+        between_steps = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if between_steps and batch_idx + 1 < trainer.num_training_batches and self.due(trainer, batch_idx):
             self.save_last(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -96,7 +101,7 @@ class Checkpoints(Checkpoint):
             self.save_last(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.sanity_checking or trainer.state.fn != "fit":
+        if trainer.sanity_checking or trainer.state.fn != "fit" or trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
             return
         metric = trainer.callback_metrics.get(self.monitor)
         if metric is None:
@@ -104,6 +109,11 @@ class Checkpoints(Checkpoint):
                 f"--checkpoint.monitor {self.monitor}: no such metric, the run records {sorted(trainer.callback_metrics)}"
             )
         score = float(metric)
+        if not math.isfinite(score):
+            raise NonFiniteError(
+                f"{self.monitor} is {score} at step {trainer.global_step}: lower the learning rate or look at the data; the "
+                f"last good checkpoint is kept"
+            )
         better = self.best_score is None or (score < self.best_score if self.mode == "min" else score > self.best_score)
         if better:
             self.best_score = score
@@ -119,6 +129,9 @@ class Checkpoints(Checkpoint):
         return time.monotonic() - self.saved_at >= self.every_n_seconds
 
     def save_last(self, trainer: L.Trainer) -> None:
+        """Saves `last.ckpt`, but nothing in a trial run (fast_dev_run)."""
+        if trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
+            return
         trainer.save_checkpoint(self.folder / "last.ckpt", weights_only=False)
         self.saved_at = time.monotonic()
 

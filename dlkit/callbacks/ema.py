@@ -33,6 +33,10 @@ class ExponentialMovingAverage(L.Callback):
         self.swapped = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.swapped:  # by the end of an earlier fit
+            self.swap(pl_module)
+        # A resumed average was loaded before the method moved to its device.
+        self.average = [average.to(pl_module.device) for average in self.average]
         if not self.average:
             self.average = [parameter.detach().clone() for parameter in pl_module.parameters()]
             self.step = trainer.global_step
@@ -67,7 +71,8 @@ class ExponentialMovingAverage(L.Callback):
             self.swap(pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.swap(pl_module)
+        if self.average:
+            self.swap(pl_module)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         if self.swapped:

@@ -31,6 +31,7 @@ COLUMNS = 12
 STEPS = 11
 MOST_EXAMPLES = 2000
 MOST_DIMENSIONS = 10
+FEWEST_FOR_A_DENSITY = 100
 SEED = 1
 
 
@@ -47,6 +48,8 @@ class Pictures(L.Callback):
     """
 
     def __init__(self, every_n_epochs: int = 1, class_names: tuple[str, ...] = ()) -> None:
+        if every_n_epochs < 1:
+            raise ValueError(f"every_n_epochs={every_n_epochs}: draw every 1 or more epochs")
         self.every_n_epochs = every_n_epochs
         self.class_names = class_names
         self.seen: list[Examples] = []
@@ -111,7 +114,7 @@ class Pictures(L.Callback):
                 rows = [few, method.reconstruct(few, few_labels)]
                 self.add_rows(board, "reconstruction/input_above_output", rows, step)
             if isinstance(method, FitsLatentDensity):
-                for kind in ("gaussian", "mixture"):
+                for kind in ("gaussian", "mixture") if len(x) > FEWEST_FOR_A_DENSITY else ():
                     # A shallow copy shares the networks and keeps the density, which is only for this picture, to itself.
                     fitted = copy.copy(method)
                     fitted.fit_latent_density([examples], kind)
@@ -156,7 +159,7 @@ class Pictures(L.Callback):
         The dimensions that vary most come first.
         """
         codes = method.encode(x, labels).float()
-        mean, deviation = codes.mean(0), codes.std(0)
+        mean, deviation = codes.mean(0), codes.std(0, correction=0)
         order = deviation.argsort(descending=True)[:MOST_DIMENSIONS]
         z = mean.repeat(len(order), STEPS, 1)
         for row, dimension in enumerate(order.tolist()):

@@ -78,7 +78,10 @@ class RandomState(L.Callback):
             self.before_validation = None
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        torch.manual_seed(EVALUATION_SEED + trainer.global_rank)
+        self.on_validation_start(trainer, pl_module)
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.on_validation_end(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         own = self.before_validation or capture()

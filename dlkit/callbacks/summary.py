@@ -30,9 +30,11 @@ class Summary(L.Callback):
     Args:
         recipe: the recipe's name, for `run.json`.
         seed: the run's seed, likewise.
+        overrides: what the command line changed of the recipe, likewise.
     """
 
-    def __init__(self, recipe: str = "", seed: int | None = None) -> None:
+    def __init__(self, recipe: str = "", seed: int | None = None, overrides: tuple[str, ...] = ()) -> None:
+        self.overrides = overrides
         self.recipe = recipe
         self.seed = seed
         self.seconds = 0.0
@@ -85,12 +87,13 @@ class Summary(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         folder = trainer.log_dir  # asked by every process, because Lightning broadcasts it
-        if not trainer.is_global_zero or folder is None or trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
+        if not trainer.is_global_zero or folder is None or trainer.logger is None or trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
             return
         record = {
             "recipe": self.recipe,
             "method": type(pl_module).__name__,
             "seed": self.seed,
+            "overrides": list(self.overrides),
             "seconds": round(self.tick(), 1),
             "epochs": trainer.current_epoch,
             "steps": trainer.global_step,

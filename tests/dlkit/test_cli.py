@@ -143,6 +143,11 @@ MISTAKES = {
     "no such class": (("vae-digits", "--model", "dlkit.VEA"), 2, "dlkit.VEA", "package.module.Class"),
     "a class of another kind": (("vae-digits", "--model", "datamodules.Digits"), 2, "datamodules.Digits", "Method"),
     "nothing to resume": (("vae-digits", "--resume"), 2, "no run of vae-digits", "train one first"),
+    "a range that a method refuses": (("gaussian-vae-digits", "--model.sigma=-1"), 1, "sigma=-1", "positive"),
+    "a class without its name": (("vae-digits", "--model"), 2, "--model needs a class", "dlkit.VAE"),
+    "another model on resuming": (
+        ("vae-digits", "--resume", "--model.latent_dim", "5"), 2, "--model.latent_dim cannot change", "--resume"
+    ),
     "nothing to test": (("test", "vae-digits"), 2, "no run of vae-digits", "train one first"),
     "a missing value": (("vae-digits", "--seed"), 2, "--seed_everything", "expected one argument"),
     "data that is too small": (("vae-digits", "--data.val_size", "5000"), 1, "val_size=5000", "lower it"),

@@ -246,7 +246,8 @@ def test_damaged_foreign_and_missing_checkpoints_are_refused(tmp_path):
 
 
 def test_a_checkpoint_names_no_module_to_import(tmp_path):
-    torch.save({"dlkit": {"version": "0", "method": "os.path.VAE"}}, tmp_path / "a.ckpt")
+    mark = {"version": "0", "method": "os.path.VAE"}
+    torch.save({"dlkit": mark, "state_dict": {}, "hyper_parameters": {}}, tmp_path / "a.ckpt")
     with pytest.raises(ValueError, match=r"os\.path\.VAE, not one of dlkit's"):
         dlkit.load(tmp_path / "a.ckpt")
 

@@ -68,6 +68,12 @@ def test_the_table_is_written_from_runs_and_an_untested_recipe_says_so(fit, tmp_
         "before\n<!-- results: written by scripts/results.py -->\na stale row\n<!-- end of results -->\nafter\n"
     )
     assert fit("denoising-digits", *QUICK, "--seed", 7).returncode == 0
+    record = tmp_path / "lightning_logs/denoising-digits/version_0/run.json"
+    assert "--trainer.max_epochs" in json.loads(record.read_text())["overrides"]
+    script_of_a_changed_run = fit(script=tmp_path / "scripts" / "results.py")
+    assert script_of_a_changed_run.returncode == 0
+    assert "| `denoising-digits` | DenoisingAutoencoder | not run |" in (tmp_path / "README.md").read_text()
+    record.write_text(json.dumps({**json.loads(record.read_text()), "overrides": []}))
     assert fit("test", "denoising-digits").returncode == 0
     script = tmp_path / "scripts" / "results.py"
     assert fit(script=script).returncode == 0

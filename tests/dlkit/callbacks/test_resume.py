@@ -22,7 +22,7 @@ class Stop(L.Callback):
         self.step = step
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if trainer.global_step == self.step:
+        if trainer.fit_loop.epoch_loop.total_batch_idx == self.step:
             raise KeyError("stopped")
 
 
@@ -103,13 +103,13 @@ def test_without_the_random_state_the_noise_of_a_resumed_run_differs(tmp_path, m
 )
 def test_resuming_is_exact_however_the_trainer_counts(tmp_path, arguments):
     whole_trainer, whole, _ = train(tmp_path / "whole", METHODS["vae"], **arguments)
-    for step in range(1, whole_trainer.global_step):
-        root = tmp_path / f"stopped{step}"
+    for batch in range(2, whole_trainer.fit_loop.epoch_loop.total_batch_idx + 1):
+        root = tmp_path / f"stopped{batch}"
         with pytest.raises(KeyError, match="stopped"):
-            train(root, METHODS["vae"], [Stop(step)], **arguments)
+            train(root, METHODS["vae"], [Stop(batch)], **arguments)
         _, resumed, _ = train(root, METHODS["vae"], resume=True, **arguments)
         for (key, expected), found in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
-            assert torch.equal(expected, found), f"{key} differs after stopping at step {step}"
+            assert torch.equal(expected, found), f"{key} differs after stopping at batch {batch}"
 
 
 def test_how_often_validation_runs_does_not_change_what_is_trained(tmp_path):
