@@ -135,6 +135,9 @@ class DlkitCLI(LightningCLI):
             kwargs["logger"] = TensorBoardLogger(
                 LOGS, name=self.name, version=self.version, default_hp_metric=False, purge_step=self.step
             )
+        # A run that was made shorter than the recipe's interval is validated once, at its end.
+        if config["check_val_every_n_epoch"] and config["max_epochs"] and config["max_epochs"] > 0:
+            kwargs["check_val_every_n_epoch"] = min(config["check_val_every_n_epoch"], config["max_epochs"])
         seed = self._get(self.config, "seed_everything")
         kwargs["callbacks"] = [*(config["callbacks"] or []), RandomState(), Summary(self.name, seed, self.overrides)]
         if config["enable_progress_bar"] is not False:

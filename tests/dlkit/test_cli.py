@@ -85,6 +85,23 @@ def test_a_run_leaves_curves_hparams_pictures_configuration_and_checkpoints(fit,
     assert not method.training
 
 
+def test_a_run_shorter_than_the_interval_of_validation_is_validated_at_its_end(fit, tmp_path):
+    assert fit("vae-digits", "--trainer.max_epochs", 2).returncode == 0
+    folder = tmp_path / "lightning_logs" / "vae-digits" / "version_0"
+    assert len(events(folder).Scalars("val/loss")) == 1
+    assert (folder / "checkpoints" / "best.ckpt").is_file()
+
+
+def test_a_finished_run_says_so_on_resuming_and_goes_on_when_it_is_given_more_epochs(fit, tmp_path):
+    assert fit("vae-digits", "--trainer.max_epochs", 1).returncode == 0
+    again = fit("vae-digits", "--resume")
+    assert again.returncode == 0
+    assert "finished already" in again.stdout
+    assert fit("vae-digits", "--resume", "--trainer.max_epochs", 2).returncode == 0
+    record = json.loads((tmp_path / "lightning_logs/vae-digits/version_0/run.json").read_text())
+    assert record["epochs"] == 2
+
+
 def test_the_newest_checkpoint_is_tested_and_the_result_kept(fit, tmp_path):
     assert fit("denoising-digits", *QUICK).returncode == 0
     tested = fit("test", "denoising-digits")
