@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
@@ -27,5 +28,7 @@ def explain(error: BaseException) -> int:
     if os.environ.get("DLKIT_TRACEBACK"):
         raise error
     message = re.sub(r"\s+", " ", str(error)).strip()
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT) and "--resume" not in message:
+        message = f"{message}; the last checkpoint is kept: make room, then go on with --resume"
     print(f"error: {message or type(error).__name__}", file=sys.stderr)
     return 1

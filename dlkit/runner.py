@@ -265,6 +265,10 @@ def fit(cli: DlkitCLI, checkpoint: Path | None) -> None:
         print(f"watch it with: tensorboard --logdir {LOGS}")
     trainer.fit(method, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
     folder = trainer.log_dir
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        # Left to the interpreter's exit, the group's threads can abort the process after all is done.
+        trainer.strategy.barrier()
+        torch.distributed.destroy_process_group()
     if first and folder is not None:
         metrics = {key: value for key, value in trainer.callback_metrics.items() if key.startswith("val/")}
         print(f"finished: {folder}")
