@@ -36,6 +36,11 @@ def import_class(path: str, base: type) -> type:
         CommandLineError: there is none, or it is of another kind.
     """
     module, _, name = path.rpartition(".")
+    if not module:
+        package = "dlkit" if base is Method else "datamodules"
+        raise CommandLineError(
+            f"the class {path} has no package in front of its name\nname it in full, such as {package}.{path}"
+        )
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
@@ -65,6 +70,8 @@ def check_fields(classes: dict[str, type], config: dict[str, Any], arguments: li
     for section, content in config.items():
         if section in ("model", "data") and isinstance(content, dict):
             content = content.get("init_args", {})
+            if content is None:
+                raise CommandLineError(f"{section}.init_args is empty\nleave the line out, or give settings below it")
         if isinstance(content, dict):
             given += [f"--{section}.{field}" for field in content]
         elif section not in SETTINGS:
@@ -138,6 +145,10 @@ class DlkitCLI(LightningCLI):
         # A run that was made shorter than the recipe's interval is validated once, at its end.
         if config["check_val_every_n_epoch"] and config["max_epochs"] and config["max_epochs"] > 0:
             kwargs["check_val_every_n_epoch"] = min(config["check_val_every_n_epoch"], config["max_epochs"])
+        devices, cores = config["devices"], os.cpu_count() or 1
+        on_cpu = config["accelerator"] == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())
+        if on_cpu and str(devices).isdigit() and int(devices) > cores:
+            raise ValueError(f"--trainer.devices {devices}: this machine has {cores} cores, and a process each is the most")
         seed = self._get(self.config, "seed_everything")
         kwargs["callbacks"] = [*(config["callbacks"] or []), RandomState(), Summary(self.name, seed, self.overrides)]
         if config["enable_progress_bar"] is not False:
@@ -212,6 +223,11 @@ def run(
         else:
             evaluate(cli, command, checkpoint)
     except (*USER_ERRORS, MisconfigurationException) as error:
+        return explain(error)
+    except RuntimeError as error:
+        # EarlyStopping's way to say that no such metric is recorded: the user's mistake, not the program's.
+        if "Early stopping conditioned on metric" not in str(error):
+            raise
         return explain(error)
     except (KeyboardInterrupt, SystemExit) as stop:
         # Lightning turns Ctrl-C and SIGTERM into exits; whoever started the run has to see that it is not finished.

@@ -15,6 +15,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
+from dlkit.callbacks.ema import ExponentialMovingAverage
 from dlkit.errors import NonFiniteError
 
 
@@ -134,6 +135,14 @@ class Checkpoints(Checkpoint):
             return
         trainer.save_checkpoint(self.folder / "last.ckpt", weights_only=False)
         self.saved_at = time.monotonic()
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        averaging = any(isinstance(callback, ExponentialMovingAverage) for callback in trainer.callbacks)  # pyright: ignore[reportAttributeAccessIssue]
+        if trainer.state.fn == "fit" and "ema" in checkpoint and not averaging:
+            raise ValueError(
+                "the checkpoint holds a moving average of the parameters and the run to go on with it does not: put "
+                "dlkit.callbacks.ExponentialMovingAverage back among trainer.callbacks"
+            )
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_score": self.best_score, "best_model_path": self.best_model_path}

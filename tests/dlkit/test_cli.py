@@ -173,6 +173,8 @@ MISTAKES = {
     "options that exclude each other": (
         ("iwae-mnist", "--model.beta", "2", "--data", "datamodules.Digits"), 1, "beta", "importance_samples"
     ),
+    "a class without its package": (("vae-digits", "--model", "VAE"), 2, "class VAE", "dlkit.VAE"),
+    "more processes than cores": (("vae-digits", "--trainer.devices", "999"), 1, "devices 999", "cores"),
     "a metric that is not recorded": (
         ("vae-digits", *QUICK, "--checkpoint.monitor", "val/los"), 1, "val/los", "val/loss"
     ),
@@ -213,6 +215,18 @@ def test_a_file_that_is_no_recipe_is_refused_and_runs_nothing(fit, tmp_path, tex
     assert "bad.yaml" in answer.stderr
     assert "Traceback" not in answer.stderr
     assert not (tmp_path / "ran").exists()
+
+
+def test_an_empty_section_and_a_wrong_early_stopping_are_named(fit, tmp_path):
+    (tmp_path / "bad.yaml").write_text("model:\n  class_path: dlkit.VAE\n  init_args:\ndata: datamodules.Digits\n")
+    answer = fit("--config", "bad.yaml")
+    assert answer.returncode == 2
+    assert "model.init_args is empty" in answer.stderr
+    stopping = "{class_path: lightning.pytorch.callbacks.EarlyStopping, init_args: {monitor: val/los}}"
+    answer = fit("vae-digits", *QUICK, "--trainer.callbacks", f"[{stopping}]")
+    assert answer.returncode == 1
+    assert "val/los" in answer.stderr
+    assert "Traceback" not in answer.stderr
 
 
 def test_importing_dlkit_imports_nothing_heavy():
