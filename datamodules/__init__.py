@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from datamodules.cifar import CIFAR10
     from datamodules.digits import Digits
+    from datamodules.gaussians import Gaussians
     from datamodules.images import Images
     from datamodules.mnist import KMNIST, MNIST, FashionMNIST
+    from datamodules.stacked import StackedDigits
 
 # Public name -> the module that defines it; names are imported when they are first used.
 EXPORTS = {
@@ -19,9 +21,11 @@ EXPORTS = {
     "KMNIST": "datamodules.mnist",
     "CIFAR10": "datamodules.cifar",
     "Images": "datamodules.images",
+    "Gaussians": "datamodules.gaussians",
+    "StackedDigits": "datamodules.stacked",
 }
 
-__all__ = ["CIFAR10", "KMNIST", "MNIST", "Digits", "FashionMNIST", "Images"]
+__all__ = ["CIFAR10", "KMNIST", "MNIST", "Digits", "FashionMNIST", "Gaussians", "Images", "StackedDigits"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""ImageData: the base of every datamodule of images held in memory."""
+"""MemoryData and ImageData: the bases of every datamodule of examples, and of images, held in memory."""
 
 from __future__ import annotations
 
@@ -19,64 +19,54 @@ Binarize = Literal["none", "static", "dynamic"]
 Split = Literal["train", "val", "test"]
 
 
-class ImageData(L.LightningDataModule):
-    """Images held in memory as bytes, turned into float32 in [0, 1] on the device that trains.
+class MemoryData(L.LightningDataModule):
+    """Examples held in memory, served a whole batch at a time.
 
-    A subclass sets `data_shape`, `num_classes` and `num_levels`, and gives `load()`. The validation split is taken from
-    the training part by `split_seed`; the test part is whatever the data set says it is.
+    A subclass sets `data_shape`, `num_classes` and `class_names`, and gives `load()`; what lies in memory in another form
+    than methods are given is turned into it by `prepare()`. The validation split is taken from the training part by
+    `split_seed`; the test part is whatever the data set says it is.
 
     Args:
         batch_size: examples a batch and device.
         val_size: examples held out of the training part for validation; 0 trains without validation.
-        split_seed: of that split, and of static binarisation. The order of training comes from the run's seed.
-        binarize: "none"; "static": each pixel is drawn once as Bernoulli(x), the same in every epoch; "dynamic": drawn
-            anew for each training batch, and as "static" in evaluation (Burda et al. 2016, arXiv:1509.00519).
-        shift: training pictures are moved by up to so many pixels in each direction, filled with zeros.
+        split_seed: of that split. The order of training comes from the run's seed.
 
     Attributes:
-        data_shape: (channels, height, width).
+        data_shape: the shape of one example, without the batch.
         num_classes: how many classes, or None.
-        num_levels: how many values a pixel can take.
         class_names: a name for each class.
+        splits: the parts "train", "val" (where there is one) and "test" after `setup()`, as they lie in memory.
     """
 
     data_shape: tuple[int, ...]
     num_classes: int | None
-    num_levels: int = 256
     class_names: tuple[str, ...] = ()
 
-    def __init__(
-        self,
-        batch_size: int = 128,
-        val_size: int = 0,
-        split_seed: int = 0,
-        binarize: Binarize = "none",
-        shift: int = 0,
-    ) -> None:
+    def __init__(self, batch_size: int = 128, val_size: int = 0, split_seed: int = 0) -> None:
         super().__init__()
-        if binarize not in ("none", "static", "dynamic"):
-            raise ValueError(f"unknown binarize {binarize!r}: use 'none', 'static' or 'dynamic'")
         if val_size < 0:
             raise ValueError(f"val_size={val_size}: give 0 or more examples")
-        if shift < 0:
-            raise ValueError(f"shift={shift}: give 0 or more pixels")
         self.batch_size = batch_size
         self.val_size = val_size
         self.split_seed = split_seed
-        self.binarize: Binarize = binarize
-        self.shift = shift
         self.splits: dict[str, Examples] = {}
 
     def load(self) -> dict[str, Examples]:
-        """The parts "train" and "test": x (n, *data_shape), uint8 in 0 .. num_levels - 1; y (n,), int64, or None."""
+        """The parts "train" and "test": x (n, *shape), as `prepare` takes it; y (n,), int64, or None."""
         raise NotImplementedError(f"{type(self).__name__} has to define load()")
 
     # What Lightning calls --------------------------------------------------------------------------------------------
 
     def setup(self, stage: str | None = None) -> None:
-        if self.splits:
-            return
-        parts = self.load()
+        if not self.splits:
+            self.splits = self.divide(self.load())
+
+    def divide(self, parts: dict[str, Examples]) -> dict[str, Examples]:
+        """The loaded parts with "val" taken out of "train".
+
+        Raises:
+            ValueError: nothing would be left to train on.
+        """
         train = parts["train"]
         if self.val_size >= len(train.x):
             raise ValueError(f"val_size={self.val_size} leaves nothing of the {len(train.x)} training examples: lower it")
@@ -84,13 +74,7 @@ class ImageData(L.LightningDataModule):
             order = torch.randperm(len(train.x), generator=torch.Generator().manual_seed(self.split_seed))
             parts["val"] = select(train, order[: self.val_size])
             parts["train"] = select(train, order[self.val_size :].sort().values)
-        if self.binarize != "none":
-            for index, name in enumerate(sorted(parts)):
-                if name != "train" or self.binarize == "static":
-                    generator = torch.Generator().manual_seed(1000 * self.split_seed + index)
-                    bright = bernoulli(parts[name].x / (self.num_levels - 1), generator)
-                    parts[name] = parts[name]._replace(x=bright.to(torch.uint8) * (self.num_levels - 1))
-        self.splits = parts
+        return parts
 
     def train_dataloader(self) -> Loader:
         # overfit_batches asks for the same batches in every epoch
@@ -115,7 +99,7 @@ class ImageData(L.LightningDataModule):
     # For everybody ---------------------------------------------------------------------------------------------------
 
     def loader(self, split: Split, shuffle: bool = False) -> Loader:
-        """Batches of bytes, as they lie in memory. The seed of the order is the run's (torch's initial seed)."""
+        """Batches as they lie in memory. The seed of the order is the run's (torch's initial seed)."""
         self.setup()
         if split not in self.splits:
             raise ValueError(
@@ -137,6 +121,63 @@ class ImageData(L.LightningDataModule):
         loader.set_epoch(epoch)
         for batch in loader:
             yield self.prepare(batch.map(lambda part: part.to(device)), training)
+
+    def prepare(self, batch: Examples, training: bool = False) -> Examples:
+        """A batch as it lies in memory to what methods are given, on the batch's device; here they are the same.
+
+        Args:
+            batch: x (batch, *shape), as `load` gives it.
+            training: whether this batch is trained on.
+        """
+        return batch
+
+
+class ImageData(MemoryData):
+    """Images held in memory as bytes, turned into float32 in [0, 1] on the device that trains.
+
+    A subclass sets `data_shape`, `num_classes` and `num_levels`, and gives `load()`: x (n, *data_shape), uint8 in
+    0 .. num_levels - 1.
+
+    Args:
+        batch_size, val_size: see `MemoryData`.
+        split_seed: of the validation split, and of static binarisation.
+        binarize: "none"; "static": each pixel is drawn once as Bernoulli(x), the same in every epoch; "dynamic": drawn
+            anew for each training batch, and as "static" in evaluation (Burda et al. 2016, arXiv:1509.00519).
+        shift: training pictures are moved by up to so many pixels in each direction, filled with zeros.
+
+    Attributes:
+        data_shape: (channels, height, width).
+        num_levels: how many values a pixel can take.
+    """
+
+    num_levels: int = 256
+
+    def __init__(
+        self,
+        batch_size: int = 128,
+        val_size: int = 0,
+        split_seed: int = 0,
+        binarize: Binarize = "none",
+        shift: int = 0,
+    ) -> None:
+        super().__init__(batch_size, val_size, split_seed)
+        if binarize not in ("none", "static", "dynamic"):
+            raise ValueError(f"unknown binarize {binarize!r}: use 'none', 'static' or 'dynamic'")
+        if shift < 0:
+            raise ValueError(f"shift={shift}: give 0 or more pixels")
+        self.binarize: Binarize = binarize
+        self.shift = shift
+
+    def divide(self, parts: dict[str, Examples]) -> dict[str, Examples]:
+        """The loaded parts with "val" taken out of "train", and binarised where that is done once."""
+        parts = super().divide(parts)
+        if self.binarize != "none":
+            for index, name in enumerate(sorted(parts)):
+                if name != "train" or self.binarize == "static":
+                    generator = torch.Generator().manual_seed(1000 * self.split_seed + index)
+                    bright = bernoulli(parts[name].x / (self.num_levels - 1), generator)
+                    parts[name] = parts[name]._replace(x=bright.to(torch.uint8) * (self.num_levels - 1))
+        return parts
 
     def prepare(self, batch: Examples, training: bool = False) -> Examples:
         """Bytes to float32 in [0, 1], and in training the augmentation and the dynamic binarisation.

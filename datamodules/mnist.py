@@ -17,6 +17,7 @@ import torch
 from datamodules.base import Binarize, ImageData, data_root, fetch
 from dlkit.batches import Examples
 
+SIZE = 28  # height and width of the pictures in the files
 MAX_RANK = 32  # NumPy's; the sets below have 1 and 3
 FILES = {
     "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
@@ -61,13 +62,14 @@ class MNIST(ImageData):
         root: a folder that holds (or will hold) the folder `mnist` with the four IDX files; by default DLKIT_DATA, or
             the user's cache.
         batch_size, val_size, split_seed, binarize, shift: see `ImageData`.
+        pad: rows and columns of zeros added on each side of the picture; 2 makes it 32x32.
 
     Raises:
         FileNotFoundError: a file is absent and cannot be downloaded.
         ValueError: a file is damaged.
     """
 
-    data_shape = (1, 28, 28)
+    data_shape = (1, SIZE, SIZE)
     num_classes = 10
     class_names = tuple("0123456789")
     folder = "mnist"
@@ -87,9 +89,14 @@ class MNIST(ImageData):
         split_seed: int = 0,
         binarize: Binarize = "none",
         shift: int = 0,
+        pad: int = 0,
     ) -> None:
         super().__init__(batch_size, val_size, split_seed, binarize, shift)
+        if pad < 0:
+            raise ValueError(f"pad={pad}: give 0 or more pixels")
         self.root = root
+        self.pad = pad
+        self.data_shape = (1, SIZE + 2 * pad, SIZE + 2 * pad)
 
     def prepare_data(self) -> None:
         for name in self.checksums:
@@ -109,9 +116,9 @@ class MNIST(ImageData):
             ValueError: they do not fit each other or the data set.
         """
         x, y = read_idx(images), read_idx(labels)
-        if x.shape[1:] != self.data_shape[1:]:
+        if x.shape[1:] != (SIZE, SIZE):
             raise ValueError(
-                f"{images} holds data of shape {x.shape}, not pictures of {self.data_shape[1:]}: put the official file there"
+                f"{images} holds data of shape {x.shape}, not pictures of {(SIZE, SIZE)}: put the official file there"
             )
         if y.ndim != 1:
             raise ValueError(f"{labels} holds data of shape {y.shape}, not a list of labels: put the official file there")
@@ -124,7 +131,8 @@ class MNIST(ImageData):
                 f"{labels} holds the label {y.max()}, and the classes are 0..{len(self.class_names) - 1}: "
                 f"delete it and download it again"
             )
-        return Examples(torch.from_numpy(x.copy()).unsqueeze(1), torch.from_numpy(y.astype(np.int64)))
+        x = np.pad(x, ((0, 0), (self.pad, self.pad), (self.pad, self.pad)))  # a copy: what was read is read-only
+        return Examples(torch.from_numpy(x).unsqueeze(1), torch.from_numpy(y.astype(np.int64)))
 
 
 class FashionMNIST(MNIST):

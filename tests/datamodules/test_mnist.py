@@ -123,6 +123,21 @@ def test_the_files_become_examples(small, kind):
     assert len(data.class_names) == data.num_classes == 10
 
 
+def test_padding_adds_zeros_on_each_side(small):
+    plain, padded = (MNIST(str(small[0]), val_size=10, pad=pad) for pad in (0, 2))
+    assert padded.data_shape == (1, 32, 32)
+    for split in ("train", "val", "test"):
+        x, y = next(padded.batches(split))
+        assert x.shape[1:] == padded.data_shape
+        assert torch.equal(x, torch.nn.functional.pad(next(plain.batches(split)).x, (2, 2, 2, 2)))
+        assert torch.equal(y, next(plain.batches(split)).y)
+
+
+def test_a_negative_padding_is_named():
+    with pytest.raises(ValueError, match=r"^pad=-1: give 0 or more pixels$"):
+        MNIST(pad=-1)
+
+
 def test_a_folder_named_by_the_environment_is_used(small, monkeypatch):
     monkeypatch.setenv("DLKIT_DATA", str(small[0]))
     data = MNIST(val_size=0)
