@@ -9,12 +9,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dlkit.adversarial.gan import GAN
+    from dlkit.adversarial.method import AdversarialMethod
+    from dlkit.adversarial.wgan import WGAN
     from dlkit.autoencoders.autoencoder import Autoencoder
     from dlkit.autoencoders.denoising import DenoisingAutoencoder
     from dlkit.autoencoders.vae import VAE
     from dlkit.batches import Examples
     from dlkit.classifiers.classifier import Classifier
-    from dlkit.errors import NonFiniteError
+    from dlkit.errors import CollapseError, NonFiniteError
     from dlkit.method import Method, load
 
 __version__ = "0.1.0"
@@ -23,18 +26,26 @@ __version__ = "0.1.0"
 EXPORTS = {
     "Method": "dlkit.method",
     "NonFiniteError": "dlkit.errors",
+    "CollapseError": "dlkit.errors",
     "load": "dlkit.method",
     "Examples": "dlkit.batches",
     "Classifier": "dlkit.classifiers.classifier",
     "Autoencoder": "dlkit.autoencoders.autoencoder",
     "DenoisingAutoencoder": "dlkit.autoencoders.denoising",
     "VAE": "dlkit.autoencoders.vae",
+    "AdversarialMethod": "dlkit.adversarial.method",
+    "GAN": "dlkit.adversarial.gan",
+    "WGAN": "dlkit.adversarial.wgan",
 }
 
 __all__ = [
+    "GAN",
     "VAE",
+    "WGAN",
+    "AdversarialMethod",
     "Autoencoder",
     "Classifier",
+    "CollapseError",
     "DenoisingAutoencoder",
     "Examples",
     "Method",

@@ -16,7 +16,11 @@ class NonFiniteError(RuntimeError):
     """A loss, or a parameter about to be saved, is NaN or infinite."""
 
 
-USER_ERRORS = (ValueError, OSError, NonFiniteError)
+class CollapseError(RuntimeError):
+    """The samples of a generator have become all alike."""
+
+
+USER_ERRORS = (ValueError, OSError, NonFiniteError, CollapseError)
 
 
 def explain(error: BaseException) -> int:

@@ -14,7 +14,7 @@ import math
 import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import lightning as L
 import torch
@@ -34,17 +34,15 @@ class FiniteWatch:
     """Remembers, on the device and without waiting for it, the first step at which each term was not finite."""
 
     def __init__(self) -> None:
-        self.names: list[str] = []
-        self.first_step: Tensor | None = None
+        # By the names of the terms seen together: a method with two players has two losses.
+        self.first_steps: dict[tuple[str, ...], Tensor] = {}
 
     def see(self, step: int, values: Terms) -> None:
         """Notes the terms of one step; nothing is read back from the device."""
         stacked = torch.stack([value.detach().float().mean() for value in values.values()])
-        if self.first_step is None:
-            self.names = list(values)
-            self.first_step = torch.full(stacked.shape, NEVER, device=stacked.device)
         broken_now = torch.where(stacked.isfinite(), NEVER, step)
-        self.first_step = torch.minimum(self.first_step, broken_now)
+        names = tuple(values)
+        self.first_steps[names] = torch.minimum(self.first_steps.get(names, broken_now), broken_now)
 
     def check(self) -> None:
         """Reads the memory back.
@@ -52,13 +50,17 @@ class FiniteWatch:
         Raises:
             NonFiniteError: naming the step and the term; `loss` only where no term is to blame.
         """
-        if self.first_step is None:
-            return
-        steps = self.first_step.tolist()
-        step = min(steps)
-        if step != NEVER:
-            guilty = [name for name, first in zip(self.names, steps, strict=True) if first == step]
-            term = next((name for name in guilty if name != "loss"), "loss")
+        first = {
+            name: step
+            for names, steps in self.first_steps.items()
+            for name, step in zip(names, steps.tolist(), strict=True)
+            if step != NEVER
+        }
+        if first:
+            step = min(first.values())
+            guilty = [name for name, broken in first.items() if broken == step]
+            # A sum is not to blame for its terms.
+            term = next((name for name in guilty if not name.endswith("loss")), guilty[0])
             raise NonFiniteError(
                 f"the term '{term}' of the loss is not finite at step {step}: lower the learning rate, clip gradients "
                 f"(--trainer.gradient_clip_val 1) or look at the data of that step; the last good checkpoint is kept"
@@ -94,7 +96,7 @@ class Method(L.LightningModule):
         compiled_networks: the networks that gain from `--compile`, by attribute name.
     """
 
-    compiled_networks: ClassVar[tuple[str, ...]] = ()
+    compiled_networks: tuple[str, ...] = ()
     learning_rate: float = 1e-3
     schedule: Schedule = "constant"
 
@@ -168,18 +170,28 @@ class Method(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Adam (Kingma and Ba 2015, arXiv:1412.6980) in its fused form, with the method's schedule."""
+        optimizer = torch.optim.Adam(self.parameters(), lr=self.learning_rate, fused=True)
+        scheduler = self.build_scheduler(optimizer)
+        if scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def build_scheduler(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LambdaLR | None:
+        """The method's schedule for one optimizer; None where the step size is constant.
+
+        Raises:
+            ValueError: an unknown schedule.
+        """
         if self.schedule not in ("constant", "cosine"):
             raise ValueError(f"unknown schedule {self.schedule!r}: use 'constant' or 'cosine'")
-        optimizer = torch.optim.Adam(self.parameters(), lr=self.learning_rate, fused=True)
         if self.schedule == "constant":
-            return optimizer
+            return None
 
         def factor(step: int) -> float:
             # At step 0, when the scheduler is made, the length of the run is not known yet, nor needed.
             return 1.0 if step == 0 else 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.total_steps())))
 
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
     def total_steps(self) -> int:
         """Optimizer steps of the whole run.

@@ -19,7 +19,7 @@ FLOORS = [
     ("nn",),
     ("metrics",),
     ("method",),
-    ("classifiers", "autoencoders"),
+    ("classifiers", "autoencoders", "adversarial"),
     ("callbacks",),
     ("cli", "runner", "evaluation"),
 ]

@@ -58,12 +58,15 @@ class Checkpoints(Checkpoint):
     after validation, so that a resumed run goes on as if nothing had happened.
 
     Args:
-        monitor: the metric that `best.ckpt` goes by; without validation there is no `best.ckpt`.
+        monitor: the metric that `best.ckpt` goes by; without validation there is no `best.ckpt`. None: the last
+            validated one, where no metric may choose (a generator's figure is that of its last step, not of its luckiest).
         mode: whether less or more of it is better.
         every_n_seconds: at least so long between two `last.ckpt`; 0 saves after every step.
     """
 
-    def __init__(self, monitor: str = "val/loss", mode: Literal["min", "max"] = "min", every_n_seconds: float = 30.0) -> None:
+    def __init__(
+        self, monitor: str | None = "val/loss", mode: Literal["min", "max"] = "min", every_n_seconds: float = 30.0
+    ) -> None:
         super().__init__()
         self.monitor = monitor
         self.mode = mode
@@ -104,6 +107,9 @@ class Checkpoints(Checkpoint):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.sanity_checking or trainer.state.fn != "fit" or trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
             return
+        if self.monitor is None:
+            self.save_best(trainer)
+            return
         metric = trainer.callback_metrics.get(self.monitor)
         if metric is None:
             raise ValueError(
@@ -118,8 +124,12 @@ class Checkpoints(Checkpoint):
         better = self.best_score is None or (score < self.best_score if self.mode == "min" else score > self.best_score)
         if better:
             self.best_score = score
-            self.best_model_path = str(self.folder / "best.ckpt")
-            trainer.save_checkpoint(self.best_model_path, weights_only=False)
+            self.save_best(trainer)
+
+    def save_best(self, trainer: L.Trainer) -> None:
+        """Saves `best.ckpt`."""
+        self.best_model_path = str(self.folder / "best.ckpt")
+        trainer.save_checkpoint(self.best_model_path, weights_only=False)
 
     def due(self, trainer: L.Trainer, batch_idx: int) -> bool:
         """Whether it is time, decided by the first process for all: saving takes every one of them."""

@@ -1,0 +1,136 @@
+"""LatentAdversarialMethod: a generator that turns latents z ~ N(0, I) into examples, and a critic of examples.
+
+What GAN and WGAN share; they differ in their losses.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dlkit.adversarial.method import AdversarialMethod
+from dlkit.batches import Examples
+from dlkit.method import ability, check_examples, check_labels
+from dlkit.nn.adversarial import (
+    AdversarialNetworkName,
+    CriticNorm,
+    GeneratorNorm,
+    build_critic,
+    build_generator,
+    has_batch_norm,
+)
+
+
+class LatentAdversarialMethod(AdversarialMethod):
+    """The base of methods whose generator draws from latents. A subclass sets the attributes below and calls
+    `build_networks()`.
+
+    Pictures (three-dimensional data) lie in [0, 1] outside and in [-1, 1] inside the networks.
+
+    Attributes:
+        data_shape: shape of one example.
+        latent_dim: width of z.
+        network, hidden_dims, width, generator_norm, critic_norm: see `dlkit.nn.adversarial`.
+        num_classes: how many labels, where the model is conditional on them, or None.
+    """
+
+    data_shape: tuple[int, ...]
+    latent_dim: int
+    network_name: AdversarialNetworkName
+    hidden_dims: tuple[int, ...]
+    width: int
+    generator_norm: GeneratorNorm
+    critic_norm: CriticNorm
+    num_classes: int | None
+
+    def build_networks(self) -> None:
+        """Builds both players by their hooks, and starts the moving average."""
+        if self.latent_dim < 1:
+            raise ValueError(f"latent_dim={self.latent_dim}: give 1 or more")
+        self.check_settings()
+        self.generator = self.build_generator()
+        self.critic = self.build_critic()
+        # A critic that normalises over the batch must not see real and generated examples as one.
+        self.critic_sees_batches = has_batch_norm(self.critic)
+        self.start_average()
+
+    def build_generator(self) -> nn.Module:
+        """The generator: (batch, latent_dim), labels or None -> (batch, *data_shape)."""
+        return build_generator(
+            self.network_name, self.latent_dim, self.data_shape, self.hidden_dims, self.width, self.generator_norm,
+            self.num_classes,
+        )  # fmt: skip
+
+    def build_critic(self) -> nn.Module:
+        """The critic: (batch, *data_shape), labels or None -> logits (batch,)."""
+        return build_critic(
+            self.network_name, self.data_shape, self.hidden_dims, self.width, self.critic_norm, self.num_classes
+        )
+
+    def standardize(self, x: Tensor) -> Tensor:
+        """Pictures from [0, 1] to [-1, 1]; other data as it is."""
+        return 2 * x - 1 if len(self.data_shape) == 3 else x
+
+    def real(self, batch: Examples) -> tuple[Tensor, Tensor | None]:
+        """The examples as the critic sees them, and their labels where the model is conditional."""
+        check_examples(batch.x, self.data_shape, type(self).__name__)
+        labels = check_labels(batch.y, self.num_classes, type(self).__name__) if self.num_classes else None
+        return self.standardize(batch.x), labels
+
+    def draw(self, n: int, labels: Tensor | None) -> Tensor:
+        """Generated examples as the critic sees them: (n, *data_shape)."""
+        return self.generator(torch.randn(n, self.latent_dim, device=self.device), labels)
+
+    def logits(self, real: Tensor, fake: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The critic's logits of real and generated examples, in one pass if it treats examples one by one."""
+        if self.critic_sees_batches:
+            return self.critic(real, labels), self.critic(fake, labels)
+        twice = None if labels is None else torch.cat([labels, labels])
+        first, second = self.critic(torch.cat([real, fake]), twice).split(len(real))
+        return first, second
+
+    def checked(self, labels: Tensor | None) -> Tensor | None:
+        """Labels given by a user.
+
+        Raises:
+            ValueError: they are out of range, or the model is not conditional.
+        """
+        if labels is None:
+            return None
+        if self.num_classes is None:
+            raise ValueError(
+                f"this {type(self).__name__} is not conditional and takes no labels: leave them out, or train one with "
+                f"num_classes"
+            )
+        return check_labels(labels.to(self.device), self.num_classes, type(self).__name__)
+
+    @ability
+    def sample(self, n: int, labels: Tensor | None = None) -> Tensor:
+        """n new examples, from the generator's moving average where there is one: (n, *data_shape).
+
+        Args:
+            n: how many.
+            labels: (n,), int64, for a conditional model; drawn evenly where they are not given.
+
+        Raises:
+            ValueError: labels for a model that takes none, out of range, or of another number than n.
+        """
+        labels = self.checked(labels)
+        if labels is not None and len(labels) != n:
+            raise ValueError(f"{len(labels)} labels for {n} samples: give one for each")
+        if self.num_classes and labels is None:
+            labels = torch.randint(self.num_classes, (n,), device=self.device)
+        x = self.trained_generator(torch.randn(n, self.latent_dim, device=self.device), labels)
+        return (x + 1) / 2 if len(self.data_shape) == 3 else x
+
+    @ability
+    def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The example that the trained generator makes of a latent: (batch, latent_dim) -> (batch, *data_shape)."""
+        x = self.trained_generator(z, self.checked(labels))
+        return (x + 1) / 2 if len(self.data_shape) == 3 else x
+
+    @ability
+    def discriminate(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The critic's logits, larger for what looks real: (batch, *data_shape) -> (batch,)."""
+        check_examples(x, self.data_shape, type(self).__name__)
+        return self.critic(self.standardize(x), self.checked(labels))

@@ -1,0 +1,275 @@
+"""AdversarialMethod: the mechanics of two players, so that a method's own file holds nothing but its two losses.
+
+A batch is cut into `critic_steps` parts. The critic takes one step on each; then the generator takes one, on the last part:
+
+    for x_1 .. x_k:   phi <- phi - optimizer(grad_phi critic_loss(x_i))
+                      theta <- theta - optimizer(grad_theta generator_loss(x_k))
+
+so with k critic steps on n examples each, the datamodule's batch holds k n.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor, nn
+
+from dlkit.batches import Examples
+from dlkit.errors import CollapseError
+from dlkit.method import Method, Terms
+from dlkit.protocols import Samples
+
+AUTOMATIC_ONLY = {
+    "gradient_clip_val": "model.gradient_clip, which clips each player's gradient",
+    "accumulate_grad_batches": "model.accumulation_steps, which cuts each step's examples",
+}
+
+
+COLLAPSE_SAMPLES = 64
+COLLAPSE_SHARE = 1e-3
+
+
+class AdversarialMethod(Method):
+    """The base of every method with a generator and a critic. A subclass builds `self.generator` and `self.critic`, calls
+    `start_average()`, and gives `critic_loss(batch)` and `generator_loss(batch)`.
+
+    `critic_loss` runs the generator without gradients. In the generator's step the critic's parameters are constants, and its
+    gradient reaches its input alone. Lightning's `global_step` advances once a batch, so
+    that `max_steps`, the logger and checkpoints count alternations.
+
+    Attributes:
+        critic_steps: k, critic steps for each generator step.
+        accumulation_steps: each step's gradient is the mean over so many pieces of its examples, one at a time.
+        gradient_clip: the largest norm of a player's gradient, or None.
+        learning_rate, critic_learning_rate: step sizes of Adam; the critic's is the generator's where it is None.
+        betas, critic_betas: Adam's; the same rule.
+        ema_decay: d of the generator's moving average, theta' <- d theta' + (1 - d) theta after each generator step, with
+            d = min(ema_decay, (1 + t) / (10 + t)); buffers are copied. 0 keeps none. The average is `generator_average`, and
+            `trained_generator` is what samples: the average where there is one.
+    """
+
+    critic_steps: int = 1
+    accumulation_steps: int = 1
+    gradient_clip: float | None = None
+    learning_rate: float = 2e-4
+    critic_learning_rate: float | None = None
+    betas: tuple[float, float] = (0.5, 0.999)
+    critic_betas: tuple[float, float] | None = None
+    ema_decay: float = 0.0
+    compiled_networks = ("generator", "critic")
+
+    generator: nn.Module
+    critic: nn.Module
+    generator_average: nn.Module | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.average_updates = 0
+        self.real_spread = 0.0
+
+    # What a method gives ---------------------------------------------------------------------------------------------
+
+    def critic_loss(self, batch: Any) -> tuple[Tensor, Terms]:
+        """What the critic minimises, and the scalars worth plotting. Pure, as `Method.loss` is."""
+        raise NotImplementedError(f"{type(self).__name__} has to define critic_loss(batch) -> (loss, terms)")
+
+    def generator_loss(self, batch: Any) -> tuple[Tensor, Terms]:
+        """What the generator minimises, and the scalars worth plotting. Pure, as `Method.loss` is."""
+        raise NotImplementedError(f"{type(self).__name__} has to define generator_loss(batch) -> (loss, terms)")
+
+    def after_critic_step(self) -> None:
+        """What follows each step of the critic, such as the clipping of its weights."""
+
+    def loss(self, batch: Any) -> tuple[Tensor, Terms]:
+        raise TypeError(
+            f"{type(self).__name__} has two players and no single loss: call critic_loss(batch) or generator_loss(batch)"
+        )
+
+    def cut(self, batch: Any, parts: int) -> list[Any]:
+        """The batch in equal parts; the few examples that are left over are dropped.
+
+        Raises:
+            ValueError: there are fewer examples than parts.
+        """
+        if parts == 1:
+            return [batch]
+        size = self.batch_size(batch) // parts
+        if not size:
+            raise ValueError(
+                f"a batch of {self.batch_size(batch)} examples cannot be cut into {parts} parts (critic_steps times "
+                f"accumulation_steps): raise --data.batch_size, which holds the examples of all the critic's steps"
+            )
+        return [Examples(*batch).map(lambda rows, i=i: rows[i * size : (i + 1) * size]) for i in range(parts)]
+
+    # Mechanics -------------------------------------------------------------------------------------------------------
+
+    def check_settings(self) -> None:
+        """Refuses settings outside their range; a method calls it when it has set them.
+
+        Raises:
+            ValueError: naming the setting.
+        """
+        if self.critic_steps < 1:
+            raise ValueError(f"critic_steps={self.critic_steps}: the critic takes 1 or more steps for each of the generator's")
+        if self.accumulation_steps < 1:
+            raise ValueError(f"accumulation_steps={self.accumulation_steps}: give 1 or more")
+        if self.gradient_clip is not None and not self.gradient_clip > 0:
+            raise ValueError(f"gradient_clip={self.gradient_clip}: give a positive norm, or leave it out")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay={self.ema_decay} of the generator's moving average is outside [0, 1)")
+
+    def start_average(self) -> None:
+        """Starts the generator's moving average at the generator as it is now."""
+        self.generator_average = copy.deepcopy(self.generator).requires_grad_(False) if self.ema_decay else None
+
+    @property
+    def trained_generator(self) -> nn.Module:
+        """The generator to sample from: the moving average where there is one."""
+        return self.generator if self.generator_average is None else self.generator_average
+
+    @torch.no_grad()
+    def update_average(self) -> None:
+        """One step of the moving average, if there is one."""
+        if self.generator_average is None:
+            return
+        decay = min(self.ema_decay, (1 + self.average_updates) / (10 + self.average_updates))
+        average: list[Tensor] = list(self.generator_average.parameters())
+        raw: list[Tensor] = list(self.generator.parameters())
+        torch._foreach_lerp_(average, raw, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
+        for kept, new in zip(self.generator_average.buffers(), self.generator.buffers(), strict=True):
+            kept.copy_(new)
+        self.average_updates += 1
+
+    def configure_callbacks(self) -> list[Any]:
+        # Lightning asks for callbacks before it looks at its own settings, and would refuse them without saying what to do.
+        self.check_trainer()
+        return []
+
+    def check_trainer(self) -> None:
+        """Refuses a Trainer that would train something else than it says.
+
+        Raises:
+            ValueError: naming the Trainer's argument and what to write instead.
+        """
+        trainer, name = self.trainer, type(self).__name__
+        for argument, instead in AUTOMATIC_ONLY.items():
+            if getattr(trainer, argument) not in (None, 0, 1):
+                raise ValueError(
+                    f"trainer.{argument}={getattr(trainer, argument)} cannot act on the two optimizers of {name}: use {instead}"
+                )
+        if trainer.precision == "16-mixed":
+            raise ValueError(f"trainer.precision=16-mixed cannot scale the two losses of {name}: use bf16-mixed or 32-true")
+        strategy = trainer.strategy
+        if isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("find_unused_parameters"):
+            raise ValueError(
+                f"trainer.strategy=ddp expects a gradient for every parameter, and one player of {name} rests while the other "
+                f"moves: use ddp_find_unused_parameters_true"
+            )
+
+    def configure_optimizers(self) -> Any:
+        """Two fused Adams, the critic's and the generator's, each with the method's schedule, which steps once a batch."""
+        optimizers = self.build_optimizers()
+        return optimizers, [scheduler for optimizer in optimizers if (scheduler := self.build_scheduler(optimizer))]
+
+    def build_optimizers(self) -> list[torch.optim.Optimizer]:
+        """The critic's optimizer and the generator's."""
+        critic_rate = self.learning_rate if self.critic_learning_rate is None else self.critic_learning_rate
+        critic_betas = self.betas if self.critic_betas is None else self.critic_betas
+        return [
+            torch.optim.Adam(self.critic.parameters(), lr=critic_rate, betas=critic_betas, fused=True),
+            torch.optim.Adam(self.generator.parameters(), lr=self.learning_rate, betas=self.betas, fused=True),
+        ]
+
+    def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        critic_optimizer, generator_optimizer = self.optimizers(use_pl_optimizer=False)  # pyright: ignore[reportGeneralTypeIssues]
+        parts = self.cut(batch, self.critic_steps)
+        terms: Terms = {}
+        for part in parts:
+            terms = self.step("critic", part, critic_optimizer)
+            self.after_critic_step()
+        with frozen(self.critic):
+            terms |= self.step("generator", parts[-1], generator_optimizer)
+        self.update_average()
+        for scheduler in self.trainer.lr_scheduler_configs:
+            scheduler.scheduler.step()  # pyright: ignore[reportCallIssue]
+        # Lightning would count every optimizer's step; here one alternation is one step.
+        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        progress.increment_ready()
+        progress.increment_completed()
+        self.record("train", terms, batch)
+        return {"loss": terms["critic_loss"].detach()}
+
+    def step(self, player: Literal["critic", "generator"], batch: Any, optimizer: torch.optim.Optimizer) -> Terms:
+        """One step of one player on one part of the batch; its loss is `<player>_loss` among the terms."""
+        loss_of = self.critic_loss if player == "critic" else self.generator_loss
+        optimizer.zero_grad()
+        pieces = self.cut(batch, self.accumulation_steps)
+        terms: Terms = {}
+        for piece in pieces:
+            loss, terms = loss_of(piece)
+            terms = {f"{player}_loss": loss, **terms}
+            self.guard(loss, terms)
+            self.manual_backward(loss if len(pieces) == 1 else loss / len(pieces))
+        if self.gradient_clip or self.trainer._logger_connector.should_update_logs:
+            parameters = optimizer.param_groups[0]["params"]
+            terms[f"{player}_gradient_norm"] = nn.utils.clip_grad_norm_(parameters, self.gradient_clip or math.inf)
+        # By the strategy, for its precision; the wrapper that Lightning offers would count this step.
+        self.trainer.strategy.optimizer_step(optimizer, do_nothing)
+        return terms
+
+    def evaluation_step(self, stage: str, batch: Any) -> None:
+        """Records both players' losses on held-out examples, penalties included: what differs from `train/` is overfitted."""
+        # Penalties differentiate, which neither inference mode nor its tensors allow.
+        with torch.inference_mode(False), torch.enable_grad():
+            batch = Examples(*batch).map(torch.clone)
+            critic_loss, terms = self.critic_loss(batch)
+            generator_loss, more = self.generator_loss(batch)
+        self.record(stage, {"critic_loss": critic_loss, "generator_loss": generator_loss, **terms, **more}, batch)
+        self.real_spread = float(batch.x.float().std(0, correction=0).mean())
+
+    def on_validation_epoch_end(self) -> None:
+        """Stops a run whose samples have become all alike.
+
+        Raises:
+            CollapseError: their mean standard deviation is below a thousandth of the data's.
+        """
+        if not isinstance(self, Samples) or self.trainer.sanity_checking or self.trainer.state.fn != "fit":
+            return
+        spread = float(self.sample(COLLAPSE_SAMPLES).float().std(0, correction=0).mean())
+        if spread < COLLAPSE_SHARE * self.real_spread:
+            raise CollapseError(
+                f"all samples are alike at step {self.global_step} (their spread is {spread:.2g}, the data's "
+                f"{self.real_spread:.2g}); the last good checkpoint is kept: use another objective, a penalty, or lower "
+                f"the learning rates"
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["generator_average_updates"] = self.average_updates
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.average_updates = checkpoint["generator_average_updates"]
+
+
+def do_nothing() -> None:
+    """The closure of a step whose gradients are there already."""
+
+
+@contextlib.contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
+    """Runs its body with the network's parameters as constants; gradients still pass through to the network's input."""
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
