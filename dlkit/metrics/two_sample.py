@@ -27,6 +27,11 @@ def distance_rows(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
         yield chunk, torch.cdist(x[chunk], y)
 
 
+def number_of(kept: list[Tensor] | Tensor) -> int:
+    """How many examples a state holds: a list of batches, or one tensor once processes have been gathered."""
+    return len(kept) if isinstance(kept, Tensor) else sum(map(len, kept))
+
+
 class TwoSampleMetric(Metric):
     """Keeps the features of real and of generated examples; subclasses compare them.
 
@@ -62,7 +67,7 @@ class TwoSampleMetric(Metric):
 
     def samples(self, minimum: int) -> tuple[Tensor, Tensor]:
         """The real (n, d) and the generated (m, d) features in float64, at least `minimum` of each."""
-        real, generated = (sum(map(len, kept)) for kept in (self.real_features, self.generated_features))
+        real, generated = number_of(self.real_features), number_of(self.generated_features)
         if min(real, generated) < minimum:
             raise ValueError(
                 f"{type(self).__name__} has {real} real and {generated} generated examples: update it with at least "
@@ -166,7 +171,7 @@ class NearestNeighbours(Metric):
     def examples(self, split: Split) -> Tensor:
         """All examples of a split: (n, *data_shape)."""
         kept = getattr(self, f"{split}_examples")
-        if sum(map(len, kept)) == 0:
+        if number_of(kept) == 0:
             raise ValueError(f"NearestNeighbours has no {split} examples: call update(x, {split!r})")
         return dim_zero_cat(kept)
 
