@@ -19,7 +19,7 @@ import yaml
 from PIL import Image
 
 import dlkit
-from dlkit.callbacks import RandomState
+from dlkit.callbacks import Quality, RandomState
 from dlkit.callbacks.drawing import grid, is_image, square
 from dlkit.errors import USER_ERRORS, CommandLineError, explain
 from dlkit.protocols import FitsLatentDensity, HasBaselines, Samples
@@ -56,6 +56,33 @@ def explain_errors(main: Callable[[], None]) -> int:
     return 0
 
 
+def configuration(checkpoint: Path) -> tuple[Path, dict[str, Any]]:
+    """The `config.yaml` beside a checkpoint's folder: its path and its content.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not the configuration of a run.
+    """
+    path = checkpoint.parent.parent / "config.yaml"
+    if not path.is_file():
+        raise FileNotFoundError(f"{checkpoint} needs its run's data and there is no {path}: keep the run's folder together")
+    try:
+        config = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not the configuration of a run: restore it") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} is not the configuration of a run: restore it")
+    return path, config
+
+
+def measures_of(checkpoint: Path) -> list[L.Callback]:
+    """The measures of samples that a run took: its `dlkit.callbacks.Quality`, if it had one."""
+    _, config = configuration(checkpoint)
+    callbacks = (config.get("trainer") or {}).get("callbacks") or []
+    ours = [entry for entry in callbacks if entry["class_path"] in ("dlkit.callbacks.Quality", f"{Quality.__module__}.Quality")]
+    return [Quality(**(entry.get("init_args") or {})) for entry in ours]
+
+
 def data_of(checkpoint: Path) -> Any:
     """The datamodule of the run that wrote a checkpoint, from the `config.yaml` beside the checkpoints' folder.
 
@@ -63,13 +90,11 @@ def data_of(checkpoint: Path) -> Any:
         FileNotFoundError: there is no such file.
         ValueError: it names no datamodule of dlkit.
     """
-    path = checkpoint.parent.parent / "config.yaml"
-    if not path.is_file():
-        raise FileNotFoundError(f"{checkpoint} needs its run's data and there is no {path}: keep the run's folder together")
+    path, config = configuration(checkpoint)
     try:
-        config = yaml.safe_load(path.read_text())["data"]
+        config = config["data"]
         package, _, name = config["class_path"].rpartition(".")
-    except (yaml.YAMLError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise ValueError(f"{path} is not the configuration of a run: restore it") from error
     exports = importlib.import_module("datamodules").EXPORTS
     if name not in exports or package not in ("datamodules", exports[name]):
@@ -151,7 +176,7 @@ def evaluate(checkpoint: Path, split: str = "test", target: Path | None = None) 
     method, data = dlkit.load(checkpoint), data_of(checkpoint)
     trainer = L.Trainer(
         logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        callbacks=[RandomState()],
+        callbacks=[RandomState(), *measures_of(checkpoint)],
     )  # fmt: skip
     return measure(trainer, method, data, split, None, f"{type(method).__name__}, {checkpoint}", target)
 

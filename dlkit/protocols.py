@@ -20,6 +20,17 @@ class Samples(Protocol):
 
 
 @runtime_checkable
+class SamplesByLabel(Protocol):
+    """Draws new examples of given classes, unless `num_classes` is None."""
+
+    num_classes: int | None
+
+    def sample(self, n: int, labels: Tensor | None = None) -> Tensor:
+        """n, (n,) -> (n, *data_shape)."""
+        ...
+
+
+@runtime_checkable
 class Encodes(Protocol):
     """Maps an example to a point of the latent space."""
 
@@ -103,4 +114,26 @@ class HasBaselines(Protocol):
 
     def baselines(self, train: Tensor, test: Tensor) -> dict[str, float]:
         """Both (n, elements), float64 -> the baselines by name."""
+        ...
+
+
+# What data knows of itself -------------------------------------------------------------------------------------------
+
+
+@runtime_checkable
+class KnownMixture(Protocol):
+    """A datamodule of an even mixture of equal isotropic Gaussians."""
+
+    means: Tensor
+    std: float
+
+
+@runtime_checkable
+class StackedPictures(Protocol):
+    """A datamodule of pictures whose channels are labelled pictures of their own; the labels make the mode's number."""
+
+    num_modes: int
+
+    def single(self) -> Any:
+        """The datamodule of one channel."""
         ...

@@ -55,7 +55,9 @@ def row(recipe: str, path: Path, result: dict[str, Any] | None) -> str:
         return f"| `{recipe}` | {method} | not run | {published} | | |"
     metrics = result["metrics"]
     baselines = ", ".join(f"{key} {value:.4g}" for key, value in metrics.items() if not key.startswith("test/") and key != name)
+    also = [key.strip() for key in comment(path, "Also").split(",") if key.strip()]
     ours = f"{name.removeprefix('test/')} {metrics[name]:.4g} ({unit}; {direction})"
+    ours += "".join(f", {key.removeprefix('test/')} {metrics[key]:.4g}" for key in also)
     minutes, seconds = divmod(round(result["seconds"]), 60)
     time = f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
     reference = f"{published}; here: {baselines}" if baselines else published

@@ -84,11 +84,6 @@ class GAN(LatentAdversarialMethod):
             raise ValueError(f"unknown penalty {penalty!r}: use 'none', 'r1' or 'r1+r2'")
         if penalty != "none" and not penalty_weight > 0:
             raise ValueError(f"penalty_weight={penalty_weight} has to be positive: for none use penalty='none'")
-        if penalty != "none" and critic_norm == "batch":
-            raise ValueError(
-                f"penalty={penalty!r} takes the gradient of each example's logit, and critic_norm='batch' makes that depend on "
-                f"the whole batch: use critic_norm='none' or 'spectral'"
-            )
         self.data_shape = tuple(data_shape)
         self.latent_dim = latent_dim
         self.penalty: Penalty = penalty
@@ -110,6 +105,11 @@ class GAN(LatentAdversarialMethod):
         self.accumulation_steps = accumulation_steps
         self.set_objective(objective)
         self.build_networks()
+        if penalty != "none" and self.critic_sees_batches:
+            raise ValueError(
+                f"penalty={penalty!r} takes the gradient of each example's logit, and batch normalisation in the critic makes "
+                f"that depend on the whole batch: use critic_norm='none' or 'spectral'"
+            )
         if penalty != "none":
             self.compiled_networks = ("generator",)  # torch.compile cannot differentiate twice
 

@@ -47,6 +47,8 @@ class LatentAdversarialMethod(AdversarialMethod):
         """Builds both players by their hooks, and starts the moving average."""
         if self.latent_dim < 1:
             raise ValueError(f"latent_dim={self.latent_dim}: give 1 or more")
+        if self.num_classes is not None and self.num_classes < 1:
+            raise ValueError(f"num_classes={self.num_classes}: give the number of classes, or None for an unconditional model")
         self.check_settings()
         self.generator = self.build_generator()
         self.critic = self.build_critic()
@@ -89,20 +91,26 @@ class LatentAdversarialMethod(AdversarialMethod):
         first, second = self.critic(torch.cat([real, fake]), twice).split(len(real))
         return first, second
 
-    def checked(self, labels: Tensor | None) -> Tensor | None:
-        """Labels given by a user.
+    def checked(self, labels: Tensor | None, n: int) -> Tensor | None:
+        """Labels given by a user for n examples.
 
         Raises:
-            ValueError: they are out of range, or the model is not conditional.
+            ValueError: they are out of range or of another number, or the model is conditional and they are missing, or it
+                is not and they are given.
         """
-        if labels is None:
-            return None
         if self.num_classes is None:
-            raise ValueError(
-                f"this {type(self).__name__} is not conditional and takes no labels: leave them out, or train one with "
-                f"num_classes"
-            )
-        return check_labels(labels.to(self.device), self.num_classes, type(self).__name__)
+            if labels is not None:
+                raise ValueError(
+                    f"this {type(self).__name__} is not conditional and takes no labels: leave them out, or train one with "
+                    f"num_classes"
+                )
+            return None
+        if labels is None:
+            raise ValueError(f"this {type(self).__name__} is conditional: give a label for each of the {n} examples")
+        labels = check_labels(labels.to(self.device), self.num_classes, type(self).__name__)
+        if len(labels) != n:
+            raise ValueError(f"{len(labels)} labels for {n} examples: give one for each")
+        return labels
 
     @ability
     def sample(self, n: int, labels: Tensor | None = None) -> Tensor:
@@ -115,22 +123,20 @@ class LatentAdversarialMethod(AdversarialMethod):
         Raises:
             ValueError: labels for a model that takes none, out of range, or of another number than n.
         """
-        labels = self.checked(labels)
-        if labels is not None and len(labels) != n:
-            raise ValueError(f"{len(labels)} labels for {n} samples: give one for each")
         if self.num_classes and labels is None:
             labels = torch.randint(self.num_classes, (n,), device=self.device)
+        labels = self.checked(labels, n)
         x = self.trained_generator(torch.randn(n, self.latent_dim, device=self.device), labels)
         return (x + 1) / 2 if len(self.data_shape) == 3 else x
 
     @ability
     def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """The example that the trained generator makes of a latent: (batch, latent_dim) -> (batch, *data_shape)."""
-        x = self.trained_generator(z, self.checked(labels))
+        x = self.trained_generator(z, self.checked(labels, len(z)))
         return (x + 1) / 2 if len(self.data_shape) == 3 else x
 
     @ability
     def discriminate(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """The critic's logits, larger for what looks real: (batch, *data_shape) -> (batch,)."""
         check_examples(x, self.data_shape, type(self).__name__)
-        return self.critic(self.standardize(x), self.checked(labels))
+        return self.critic(self.standardize(x), self.checked(labels, len(x)))

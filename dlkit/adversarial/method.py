@@ -25,9 +25,10 @@ from dlkit.errors import CollapseError
 from dlkit.method import Method, Terms
 from dlkit.protocols import Samples
 
+# The Trainer's argument: the values that ask for nothing, and what to write instead of others.
 AUTOMATIC_ONLY = {
-    "gradient_clip_val": "model.gradient_clip, which clips each player's gradient",
-    "accumulate_grad_batches": "model.accumulation_steps, which cuts each step's examples",
+    "gradient_clip_val": ((None, 0), "model.gradient_clip, which clips each player's gradient"),
+    "accumulate_grad_batches": ((1,), "model.accumulation_steps, which cuts each step's examples"),
 }
 
 
@@ -159,8 +160,8 @@ class AdversarialMethod(Method):
             ValueError: naming the Trainer's argument and what to write instead.
         """
         trainer, name = self.trainer, type(self).__name__
-        for argument, instead in AUTOMATIC_ONLY.items():
-            if getattr(trainer, argument) not in (None, 0, 1):
+        for argument, (harmless, instead) in AUTOMATIC_ONLY.items():
+            if getattr(trainer, argument) not in harmless:
                 raise ValueError(
                     f"trainer.{argument}={getattr(trainer, argument)} cannot act on the two optimizers of {name}: use {instead}"
                 )

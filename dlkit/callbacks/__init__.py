@@ -5,6 +5,7 @@ from dlkit.callbacks.compile import Compile
 from dlkit.callbacks.ema import ExponentialMovingAverage
 from dlkit.callbacks.pictures import Pictures
 from dlkit.callbacks.progress import Progress
+from dlkit.callbacks.quality import Quality
 from dlkit.callbacks.random_state import RandomState
 from dlkit.callbacks.summary import Summary
 
@@ -14,6 +15,7 @@ __all__ = [
     "ExponentialMovingAverage",
     "Pictures",
     "Progress",
+    "Quality",
     "RandomState",
     "Summary",
 ]

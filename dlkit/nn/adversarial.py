@@ -260,18 +260,20 @@ def build_generator(
         latent_dim: width of z.
         data_shape: shape of one example; three numbers are a picture, in [-1, 1].
         hidden_dims: widths of the fully connected networks.
-        width: channels of the largest layer of "dcgan" and of every layer of "resnet".
+        width: channels of the largest layer of "dcgan", and half of those of every layer of "resnet", as in the papers.
         norm: "none" or "batch". With it "dcgan" starts small, as in the paper; without it the weights start as PyTorch
             starts them, since nothing would restore their scale.
         num_classes: how many labels, or None.
 
     Raises:
-        ValueError: an unknown name, or a shape that the network cannot make.
+        ValueError: an unknown name, a shape that the network cannot make, or labels that it could not read.
     """
     if norm not in ("none", "batch"):
         raise ValueError(f"unknown norm {norm!r} of the generator: use 'none' or 'batch'")
     if network == "resnet":
-        generator = ResNetGenerator(latent_dim, data_shape, width, norm, num_classes)
+        if num_classes and norm != "batch":
+            raise ValueError(f"norm={norm!r}: a conditional 'resnet' reads its labels by batch normalisation, use norm='batch'")
+        generator = ResNetGenerator(latent_dim, data_shape, 2 * width, norm, num_classes)
         start_residual(generator)
         return generator
     label_features = min(latent_dim, 64) if num_classes else 0
@@ -313,7 +315,8 @@ def build_critic(
     """The critic that goes with a generator of `build_generator`.
 
     Args:
-        network: "mlp" (`hidden_dims` with LeakyReLU .2); "maxout" (`hidden_dims` of maxout units of 5 pieces, small start);
+        network: "mlp" (`hidden_dims` with LeakyReLU .2); "maxout" (PacGAN's: maxout units of 5 pieces,
+            one layer fewer than the generator's `hidden_dims` and half as wide, small start);
             "dcgan" (4x4 convolutions of stride 2 with LeakyReLU .2, channels doubling from `width`); "resnet" (SNGAN's: two
             blocks that halve, two that do not, sum over all places; arXiv:1802.05957, table 4).
         data_shape: shape of one example.
@@ -332,6 +335,8 @@ def build_critic(
         raise ValueError(f"the critic '{network}' has no batch normalisation: use norm='none' or 'spectral'")
     if network in ("mlp", "maxout"):
         layers: list[nn.Module] = [nn.Flatten()]
+        if network == "maxout":
+            hidden_dims = [width // 2 for width in hidden_dims[1:]]
         sizes = [math.prod(data_shape), *hidden_dims]
         for inputs, outputs in pairwise(sizes):
             if network == "maxout":

@@ -16,7 +16,9 @@ def test_the_recipes_are_there():
     assert set(recipes()) == {
         "classifier-digits", "classifier-mnist", "autoencoder-digits", "linear-autoencoder-digits", "autoencoder-mnist",
         "denoising-digits", "denoising-mnist", "vae-digits", "vae-mnist", "vae-mnist-long", "conditional-vae-mnist",
-        "iwae-mnist", "gaussian-vae-digits",
+        "iwae-mnist", "gaussian-vae-digits", "gan-ring", "rpgan-grid", "wgan-grid", "wgan-gp-grid", "collapse-grid",
+        "optimal-critics", "gan-digits", "wgan-gp-digits", "dcgan-mnist", "wgan-gp-mnist", "conditional-gan-mnist",
+        "stacked-digits-gan", "stacked-digits-rpgan", "stacked-mnist-rpgan", "sngan-cifar10",
     }  # fmt: skip
 
 
@@ -33,7 +35,9 @@ def test_a_recipe_says_what_it_reproduces_how_long_it_takes_and_against_what(nam
 @pytest.mark.filterwarnings("ignore")  # the command line silences by name what a user can do nothing about
 @every_recipe
 def test_a_recipe_trains_and_is_tested_for_a_step(name, tmp_path, monkeypatch, capsys):
-    if recipe_classes(recipes()[name])["data"] != "datamodules.Digits" and "DLKIT_DATA" not in os.environ:
+    embedded = ("datamodules.Digits", "datamodules.Gaussians")
+    files = recipe_classes(recipes()[name])["data"] not in embedded and not name.startswith("stacked-digits")
+    if files and "DLKIT_DATA" not in os.environ:
         pytest.skip("DLKIT_DATA is unset: it names a folder with mnist/*.gz")
     monkeypatch.chdir(tmp_path)
     quick = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "1"]
