@@ -39,6 +39,7 @@ class GAN(LatentAdversarialMethod):
         width: channels of the convolutional ones.
         generator_norm: "none" or "batch".
         critic_norm: "none", "batch" or "spectral".
+        data_scale: other data than pictures is divided by it inside the networks; give about its standard deviation.
         num_classes: makes the model conditional on so many labels (Mirza and Osindero 2014; Miyato and Koyama 2018).
         ema_decay: of the generator's moving average, from which `sample` draws; 0 keeps none.
         learning_rate: Adam's step size for the generator, and for the critic if `critic_learning_rate` is None.
@@ -66,6 +67,7 @@ class GAN(LatentAdversarialMethod):
         width: int = 64,
         generator_norm: GeneratorNorm = "none",
         critic_norm: CriticNorm = "none",
+        data_scale: float = 1.0,
         num_classes: int | None = None,
         ema_decay: float = 0.0,
         learning_rate: float = 2e-4,
@@ -94,6 +96,7 @@ class GAN(LatentAdversarialMethod):
         self.width = width
         self.generator_norm = generator_norm
         self.critic_norm = critic_norm
+        self.data_scale = data_scale
         self.num_classes = num_classes
         self.ema_decay = ema_decay
         self.learning_rate = learning_rate
@@ -116,6 +119,7 @@ class GAN(LatentAdversarialMethod):
     def set_objective(self, name: GANObjective) -> None:
         """Chooses the losses by name."""
         self.objective = objective(name)
+        self.log_odds = name in ("minimax", "non-saturating")
 
     def critic_loss(self, batch: Examples) -> tuple[Tensor, Terms]:
         x, labels = self.real(batch)
@@ -139,9 +143,11 @@ class GAN(LatentAdversarialMethod):
 
     def generator_loss(self, batch: Examples) -> tuple[Tensor, Terms]:
         x, labels = self.real(batch)
-        generated = self.draw(len(x), labels)
+        return self.generator_objective(x, self.draw(len(x), labels), labels), {}
+
+    def generator_objective(self, x: Tensor, generated: Tensor, labels: Tensor | None) -> Tensor:
         if self.objective.pairs:
             real, fake = self.logits(x, generated, labels)
         else:
             real, fake = x.new_zeros(()), self.critic(generated, labels)
-        return self.objective.generator(real, fake), {}
+        return self.objective.generator(real, fake)

@@ -25,28 +25,35 @@ class LatentAdversarialMethod(AdversarialMethod):
     """The base of methods whose generator draws from latents. A subclass sets the attributes below and calls
     `build_networks()`.
 
-    Pictures (three-dimensional data) lie in [0, 1] outside and in [-1, 1] inside the networks.
+    Inside the networks pictures (three-dimensional data), which lie in [0, 1], lie in [-1, 1]; other data is divided by
+    `data_scale`.
 
     Attributes:
         data_shape: shape of one example.
         latent_dim: width of z.
+        data_scale: the size of data that are no pictures; networks learn best what has unit size.
         network, hidden_dims, width, generator_norm, critic_norm: see `dlkit.nn.adversarial`.
         num_classes: how many labels, where the model is conditional on them, or None.
+        log_odds: whether the critic's logits estimate log p(x) / q(x).
     """
 
     data_shape: tuple[int, ...]
     latent_dim: int
+    data_scale: float = 1.0
     network_name: AdversarialNetworkName
     hidden_dims: tuple[int, ...]
     width: int
     generator_norm: GeneratorNorm
     critic_norm: CriticNorm
     num_classes: int | None
+    log_odds: bool = False
 
     def build_networks(self) -> None:
         """Builds both players by their hooks, and starts the moving average."""
         if self.latent_dim < 1:
             raise ValueError(f"latent_dim={self.latent_dim}: give 1 or more")
+        if not self.data_scale > 0:
+            raise ValueError(f"data_scale={self.data_scale} has to be positive")
         if self.num_classes is not None and self.num_classes < 1:
             raise ValueError(f"num_classes={self.num_classes}: give the number of classes, or None for an unconditional model")
         self.check_settings()
@@ -70,8 +77,17 @@ class LatentAdversarialMethod(AdversarialMethod):
         )
 
     def standardize(self, x: Tensor) -> Tensor:
-        """Pictures from [0, 1] to [-1, 1]; other data as it is."""
-        return 2 * x - 1 if len(self.data_shape) == 3 else x
+        """Data as the networks see it."""
+        return 2 * x - 1 if len(self.data_shape) == 3 else x / self.data_scale
+
+    def restore(self, x: Tensor) -> Tensor:
+        """The inverse of `standardize`."""
+        return (x + 1) / 2 if len(self.data_shape) == 3 else x * self.data_scale
+
+    @property
+    def unit(self) -> float:
+        """How long a distance of 1 inside the networks is in the data's units."""
+        return 0.5 if len(self.data_shape) == 3 else self.data_scale
 
     def real(self, batch: Examples) -> tuple[Tensor, Tensor | None]:
         """The examples as the critic sees them, and their labels where the model is conditional."""
@@ -90,6 +106,10 @@ class LatentAdversarialMethod(AdversarialMethod):
         twice = None if labels is None else torch.cat([labels, labels])
         first, second = self.critic(torch.cat([real, fake]), twice).split(len(real))
         return first, second
+
+    def generator_objective(self, x: Tensor, generated: Tensor, labels: Tensor | None) -> Tensor:
+        """What the generator minimises, of these generated examples beside these real ones, all as the critic sees them."""
+        raise NotImplementedError(f"{type(self).__name__} has to define generator_objective(x, generated, labels) -> loss")
 
     def checked(self, labels: Tensor | None, n: int) -> Tensor | None:
         """Labels given by a user for n examples.
@@ -126,8 +146,7 @@ class LatentAdversarialMethod(AdversarialMethod):
         if self.num_classes and labels is None:
             labels = torch.randint(self.num_classes, (n,), device=self.device)
         labels = self.checked(labels, n)
-        x = self.trained_generator(torch.randn(n, self.latent_dim, device=self.device), labels)
-        return (x + 1) / 2 if len(self.data_shape) == 3 else x
+        return self.restore(self.trained_generator(torch.randn(n, self.latent_dim, device=self.device), labels))
 
     @ability
     def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -140,3 +159,32 @@ class LatentAdversarialMethod(AdversarialMethod):
         """The critic's logits, larger for what looks real: (batch, *data_shape) -> (batch,)."""
         check_examples(x, self.data_shape, type(self).__name__)
         return self.critic(self.standardize(x), self.checked(labels, len(x)))
+
+    @ability
+    def pull(self, x: Tensor, real: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Where the generator is told to move each generated example: n times minus the gradient of its loss, a mean over the
+        n examples, with respect to them.
+
+        Args:
+            x: (n, *data_shape), generated.
+            real: (n, *data_shape), real; x_i is paired with real_i by the relativistic loss, and other losses ignore them.
+            labels: (n,), of both, for a conditional model.
+
+        Returns:
+            (n, *data_shape), in units of the loss per unit of the data.
+
+        Raises:
+            ValueError: examples of another shape than the model's, or not as many real ones; labels as in `discriminate`.
+        """
+        for examples in (x, real):
+            check_examples(examples, self.data_shape, type(self).__name__)
+        if len(x) != len(real):
+            raise ValueError(f"{len(real)} real examples beside {len(x)} generated ones: give as many")
+        labels = self.checked(labels, len(x))
+        with torch.inference_mode(False), torch.enable_grad():
+            # Copies, because validation's tensors cannot be differentiated through.
+            x, real = x.detach().clone().requires_grad_(), real.clone()
+            labels = None if labels is None else labels.clone()
+            loss = self.generator_objective(self.standardize(real), self.standardize(x), labels)
+            (gradient,) = torch.autograd.grad(loss, x)
+        return -len(x) * gradient

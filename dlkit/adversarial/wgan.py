@@ -6,8 +6,8 @@ The slope is bounded by clipping the weights (Arjovsky et al. 2017, arXiv:1701.0
 (Gulrajani et al. 2017, arXiv:1704.00028), or by spectral normalisation (Miyato et al. 2018, arXiv:1802.05957).
 
 The gap E d(x) - E d(g) is not the distance: clipping leaves the slope at some K, and the penalty of weight lambda lets it grow
-to 1 + W / (2 lambda). What is recorded as `wasserstein` is gap / slope, the slope being the mean gradient's norm between real
-and generated examples; it is the distance where the slope is the same everywhere between the two.
+to 1 + W / (2 lambda). What is recorded as `wasserstein` is gap / slope, in the data's units, the slope being the mean
+gradient's norm between real and generated examples; it is the distance where the slope is the same all the way between.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class WGAN(LatentAdversarialMethod):
         hidden_dims: widths of the fully connected networks.
         width: channels of the convolutional ones.
         generator_norm: "none" or "batch"; the critic has no batch normalisation, its slope being each example's own.
+        data_scale: other data than pictures is divided by it inside the networks; give about its standard deviation.
         num_classes: makes the model conditional on so many labels.
         ema_decay: of the generator's moving average, from which `sample` draws; 0 keeps none.
         learning_rate: step size for the generator, and for the critic if `critic_learning_rate` is None.
@@ -72,6 +73,7 @@ class WGAN(LatentAdversarialMethod):
         hidden_dims: tuple[int, ...] = (128, 128, 128),
         width: int = 64,
         generator_norm: GeneratorNorm = "none",
+        data_scale: float = 1.0,
         num_classes: int | None = None,
         ema_decay: float = 0.0,
         learning_rate: float = 1e-4,
@@ -100,6 +102,7 @@ class WGAN(LatentAdversarialMethod):
         self.width = width
         self.generator_norm = generator_norm
         self.critic_norm = "spectral" if lipschitz == "spectral" else "none"
+        self.data_scale = data_scale
         self.num_classes = num_classes
         self.ema_decay = ema_decay
         self.learning_rate = learning_rate
@@ -140,8 +143,11 @@ class WGAN(LatentAdversarialMethod):
 
     def generator_loss(self, batch: Examples) -> tuple[Tensor, Terms]:
         x, labels = self.real(batch)
-        fake = self.critic(self.draw(len(x), labels), labels)
-        return OBJECTIVES["wasserstein"].generator(fake, fake), {}
+        return self.generator_objective(x, self.draw(len(x), labels), labels), {}
+
+    def generator_objective(self, x: Tensor, generated: Tensor, labels: Tensor | None) -> Tensor:
+        fake = self.critic(generated, labels)
+        return OBJECTIVES["wasserstein"].generator(fake, fake)
 
     def after_critic_step(self) -> None:
         # After the step, as in the paper; clipped before it, the generator would meet a critic out of bounds.
@@ -158,7 +164,7 @@ class WGAN(LatentAdversarialMethod):
                 real, fake = self.logits(x, generated, labels)
             slope = self.slopes(x, generated, labels).mean()
         gap = real.mean() - fake.mean()
-        self.record(stage, {"slope": slope, "wasserstein": gap / slope}, batch)
+        self.record(stage, {"slope": slope, "wasserstein": self.unit * gap / slope}, batch)
 
     def build_optimizers(self) -> list[torch.optim.Optimizer]:
         """Adam for both; with clipped weights RMSprop, because momentum makes such critics unstable (arXiv:1701.07875)."""
