@@ -151,8 +151,7 @@ class LatentAdversarialMethod(AdversarialMethod):
     @ability
     def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """The example that the trained generator makes of a latent: (batch, latent_dim) -> (batch, *data_shape)."""
-        x = self.trained_generator(z, self.checked(labels, len(z)))
-        return (x + 1) / 2 if len(self.data_shape) == 3 else x
+        return self.restore(self.trained_generator(z, self.checked(labels, len(z))))
 
     @ability
     def discriminate(self, x: Tensor, labels: Tensor | None = None) -> Tensor:

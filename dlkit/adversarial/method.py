@@ -67,11 +67,12 @@ class AdversarialMethod(Method):
 
     generator: nn.Module
     critic: nn.Module
-    generator_average: nn.Module | None = None
+    generator_average: nn.Module | None  # a value here would hide the module of that name
 
     def __init__(self) -> None:
         super().__init__()
         self.automatic_optimization = False
+        self.generator_average = None
         self.average_updates = 0
         self.real_spread = 0.0
 

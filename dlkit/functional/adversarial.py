@@ -97,9 +97,10 @@ def squared_norms(gradient: Tensor) -> Tensor:
 
 
 def interpolates(real: Tensor, fake: Tensor) -> Tensor:
-    """A point on the segment between each real example and its fake, uniformly drawn for each: (batch, *shape), a leaf."""
+    """A point on the segment between each real example and its fake, uniformly drawn for each: (batch, *shape), a leaf of
+    the real examples' precision."""
     share = torch.rand(len(real), *[1] * (real.dim() - 1), device=real.device, dtype=real.dtype)
-    return torch.lerp(real.detach(), fake.detach(), share).requires_grad_()
+    return torch.lerp(real.detach(), fake.detach().to(real.dtype), share).requires_grad_()
 
 
 def gradient_penalty(slopes: Tensor) -> Tensor:

@@ -66,13 +66,14 @@ class Critic(nn.Module):
         self.embedding = nn.Embedding(num_classes, features) if num_classes else None
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """x: (batch, *data_shape); labels: (batch,), int64, or None -> (batch,)."""
+        """x: (batch, *data_shape); labels: (batch,), int64, or None -> (batch,), in single precision or better."""
         features = self.trunk(x)
         logits = self.head(features).squeeze(1)
         if self.embedding is not None:
             assert labels is not None
             logits = logits + (self.embedding(labels) * features).sum(1)
-        return logits
+        # The losses are differences of means.
+        return logits if logits.dtype == torch.float64 else logits.float()
 
 
 class Maxout(nn.Module):
