@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dlkit.adversarial.gan import GAN
     from dlkit.adversarial.method import AdversarialMethod
+    from dlkit.adversarial.optimal_critics import OptimalCritics
     from dlkit.adversarial.wgan import WGAN
     from dlkit.autoencoders.autoencoder import Autoencoder
     from dlkit.autoencoders.denoising import DenoisingAutoencoder
@@ -36,6 +37,7 @@ EXPORTS = {
     "AdversarialMethod": "dlkit.adversarial.method",
     "GAN": "dlkit.adversarial.gan",
     "WGAN": "dlkit.adversarial.wgan",
+    "OptimalCritics": "dlkit.adversarial.optimal_critics",
 }
 
 __all__ = [
@@ -50,6 +52,7 @@ __all__ = [
     "Examples",
     "Method",
     "NonFiniteError",
+    "OptimalCritics",
     "load",
 ]
 

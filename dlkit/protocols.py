@@ -117,6 +117,45 @@ class HasBaselines(Protocol):
         ...
 
 
+@runtime_checkable
+class Discriminates(Protocol):
+    """Tells real examples from generated ones.
+
+    Attributes:
+        log_odds: whether the logits estimate log p(x) / q(x), so that their sigmoid is the probability of being real.
+    """
+
+    log_odds: bool
+
+    def discriminate(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """(batch, *data_shape) -> logits (batch,), larger for what looks real."""
+        ...
+
+
+@runtime_checkable
+class Pulls(Protocol):
+    """Tells where its generator is told to move each generated example."""
+
+    def pull(self, x: Tensor, real: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Minus the gradient of the generator's loss at generated examples x, beside as many real ones: -> x's shape."""
+        ...
+
+
+@runtime_checkable
+class HasCriticCurves(Protocol):
+    """Holds trained critics against the exact ones, for two known densities at several separations."""
+
+    def along_the_lines(self) -> dict[str, Tensor]:
+        """Each (separations, points): `x`, `real`, `generated`, `logit`, `exact_logit`, `critic`, and `minimax_gradient`,
+        `non_saturating_gradient`, `wasserstein_gradient`."""
+        ...
+
+    def by_separation(self) -> dict[str, Tensor]:
+        """Each (separations,): `separation`, the means of the three gradients, `exact_minimax_gradient` and
+        `exact_non_saturating_gradient`."""
+        ...
+
+
 # What data knows of itself -------------------------------------------------------------------------------------------
 
 

@@ -2,7 +2,9 @@
 
 from dlkit.callbacks.checkpoints import Checkpoints
 from dlkit.callbacks.compile import Compile
+from dlkit.callbacks.diagnostics import AdversarialDiagnostics
 from dlkit.callbacks.ema import ExponentialMovingAverage
+from dlkit.callbacks.gan_lab import GANLab
 from dlkit.callbacks.pictures import Pictures
 from dlkit.callbacks.progress import Progress
 from dlkit.callbacks.quality import Quality
@@ -10,9 +12,11 @@ from dlkit.callbacks.random_state import RandomState
 from dlkit.callbacks.summary import Summary
 
 __all__ = [
+    "AdversarialDiagnostics",
     "Checkpoints",
     "Compile",
     "ExponentialMovingAverage",
+    "GANLab",
     "Pictures",
     "Progress",
     "Quality",

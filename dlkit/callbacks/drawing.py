@@ -40,14 +40,22 @@ def square(pictures: Tensor, columns: int) -> Tensor:
     return pictures[: rows * columns].unflatten(0, (rows, columns))
 
 
-def figure(width: float = 5.0, height: float = 4.0) -> tuple[Figure, Any]:
-    """A figure with one pair of axes, drawn without a display and without pyplot's global state."""
+def figure(width: float = 5.0, height: float = 4.0, mosaic: Any = None, **layout: Any) -> tuple[Figure, Any]:
+    """A figure with one pair of axes, or a dict of them by the mosaic's names, drawn without a display and without pyplot's
+    global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     canvas = Figure(figsize=(width, height), dpi=110, layout="constrained")
     FigureCanvasAgg(canvas)
-    return canvas, canvas.subplots()
+    return canvas, canvas.subplots() if mosaic is None else canvas.subplot_mosaic(mosaic, **layout)
+
+
+def pixels(canvas: Figure) -> np.ndarray:
+    """A figure as (height, width, 3), uint8."""
+    agg: Any = canvas.canvas
+    agg.draw()
+    return np.asarray(agg.buffer_rgba())[..., :3].copy()
 
 
 def confusion_matrix(probabilities: np.ndarray, labels: np.ndarray, names: list[str]) -> Figure:
@@ -124,4 +132,151 @@ def bars(values: np.ndarray, title: str, ylabel: str) -> Figure:
     axes.bar(np.arange(1, len(values) + 1), np.sort(values)[::-1], color="tab:blue")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set(title=title, xlabel="latent dimension, in falling order", ylabel=ylabel)
+    return canvas
+
+
+# Adversarial methods; green is real and purple generated, as in GAN Lab (Kahng et al. 2018, arXiv:1809.01587) ----------
+
+REAL, GENERATED, PULL = "#1b7837", "#762a83", "crimson"
+SURFACE_COLOURS, SURFACE_ALPHA = "PRGn", 0.6
+LOSS_COLOURS = {"minimax": "tab:red", "non_saturating": "tab:orange", "wasserstein": "tab:blue"}
+
+
+def plane(
+    real: np.ndarray,
+    generated: np.ndarray,
+    pulls: np.ndarray,
+    surface: np.ndarray,
+    limits: tuple[float, float, float, float],
+    centre: float | None,
+    title: str,
+) -> Figure:
+    """Real and generated points on the critic's surface, and an arrow where each generated point is told to go.
+
+    Args:
+        real: (n, 2).
+        generated: (n, 2).
+        pulls: (m, 2), of the first m generated points; all are scaled alike, so that nine in ten are shorter than an eighth
+            of the picture, and a key names the length. The longest are cut at one and a half times that.
+        surface: (rows, columns), the critic's values over `limits`, the first row lowest.
+        limits: (left, right, bottom, top).
+        centre: the value between real and generated, about which colours are symmetric; None for probabilities.
+        title: above the picture.
+    """
+    left, right, bottom, top = limits
+    canvas, axes = figure(6.4, 5.6)
+    label = "D(x): 1 real, 0 generated" if centre is None else "critic d(x), white between real and generated"
+    reach = 0.5 if centre is None else max(float(np.abs(surface - centre).max()), 1e-12)
+    centre = 0.5 if centre is None else centre
+    shown = axes.imshow(
+        surface, extent=limits, origin="lower", cmap=SURFACE_COLOURS, vmin=centre - reach, vmax=centre + reach,
+        alpha=SURFACE_ALPHA, interpolation="bilinear", aspect="auto",
+    )  # fmt: skip
+    columns, rows = np.linspace(left, right, surface.shape[1]), np.linspace(bottom, top, surface.shape[0])
+    if surface.min() < centre < surface.max():
+        axes.contour(columns, rows, surface, levels=[centre], colors="black", linewidths=0.8, linestyles="dashed")
+    bar = canvas.colorbar(shown, ax=axes, shrink=0.85)
+    bar.set_label(label)
+    axes.scatter(*real.T, s=18, color=REAL, edgecolors="white", linewidths=0.3, label="real")
+    axes.scatter(*generated.T, s=11, color=GENERATED, edgecolors="white", linewidths=0.3, label="generated")
+    lengths = np.linalg.norm(pulls, axis=1)
+    large = float(np.quantile(lengths, 0.9))
+    if large > 0:
+        unit = 10.0 ** np.floor(np.log10(large))
+        unit *= max(step for step in (1, 2, 5) if step * unit <= large * (1 + 1e-9))
+        scale = large / ((right - left) / 8)
+        pulls = pulls * np.minimum(1, 1.5 * large / np.maximum(lengths, 1e-30))[:, None]
+        arrows = axes.quiver(
+            *generated[: len(pulls)].T, *pulls.T, color=PULL, angles="xy", scale_units="xy", scale=scale, width=0.004,
+            zorder=3,
+        )  # fmt: skip
+        axes.quiverkey(
+            arrows, 0.6, -0.115, unit, f"$-\\nabla$ generator loss: {unit:g} per unit", labelpos="E", coordinates="axes",
+            fontproperties={"size": 8},
+        )  # fmt: skip
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, -0.16), ncols=2, columnspacing=1.0, fontsize=8, frameon=False, markerscale=1.5)
+    axes.set(xlim=(left, right), ylim=(bottom, top), title=title, aspect="equal")
+    return canvas
+
+
+def palette() -> list[int]:
+    """256 colours, red, green and blue of each, that hold the pictures of `plane`: the surface, and shades of what is on it."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_rgb
+
+    surface = colormaps[SURFACE_COLOURS](np.linspace(0, 1, 180))[:, :3]
+    shades = [np.linspace(to_rgb(colour), (1, 1, 1), 19) for colour in ("black", REAL, GENERATED, PULL)]
+    colours = np.concatenate([1 - SURFACE_ALPHA * (1 - surface), *shades])
+    return (colours * 255).round().astype(int).ravel().tolist()
+
+
+def critics(lines: dict[str, np.ndarray], means: dict[str, np.ndarray], shown: int) -> Figure:
+    """A discriminator and a Wasserstein critic of two known densities, and the gradients that they give a generator.
+
+    Args:
+        lines: (separations, points) each, as `HasCriticCurves.along_the_lines` names them.
+        means: (separations,) each, as `by_separation` names them.
+        shown: the separation whose line is drawn.
+    """
+    line = {name: values[shown] for name, values in lines.items()}
+    x, s = line["x"], means["separation"]
+    canvas, axes = figure(
+        11.5, 6.2, [["functions", "means"], ["gradients", "means"]], width_ratios=[1.25, 1], height_ratios=[1.25, 1]
+    )
+    above, below, right = axes["functions"], axes["gradients"], axes["means"]
+    for name, colour in (("real", REAL), ("generated", GENERATED)):
+        above.fill_between(x, line[name] / line[name].max() * 0.8, color=colour, alpha=0.18, linewidth=0)
+        above.text(x[line[name].argmax()], 0.83, f"{name}", color=colour, ha="center", fontsize=9)
+    above.plot(x, 1 / (1 + np.exp(-line["exact_logit"].clip(-700, 700))), color="black", linewidth=1, linestyle="dotted")
+    above.plot(x, 1 / (1 + np.exp(-line["logit"].clip(-700, 700))), color=LOSS_COLOURS["minimax"], label="D(x), exact dotted")
+    above.set(ylabel="D(x)", ylim=(-0.05, 1.08), title=f"critics of densities at distance {s[shown]:g}, trained to optimality")
+    other = above.twinx()
+    other.plot(x, line["critic"] - line["critic"].mean(), color=LOSS_COLOURS["wasserstein"], label="Wasserstein critic f(x)")
+    other.set_ylabel("f(x), up to a constant")
+    handles = [*above.get_legend_handles_labels()[0], *other.get_legend_handles_labels()[0]]
+    above.legend(handles=handles, loc="center left", fontsize=8, framealpha=0.9)
+    formulas = {"minimax": "$D\\,|d'|$", "non_saturating": "$(1-D)\\,|d'|$", "wasserstein": "$|f'|$"}
+    for name, colour in LOSS_COLOURS.items():
+        label = f"{name.replace('_', '-')} {formulas[name]}"
+        below.semilogy(x, np.maximum(line[f"{name}_gradient"], 1e-12), color=colour, label=label)
+        right.semilogy(s, means[f"{name}_gradient"], color=colour, marker="o", label=name.replace("_", "-"))
+        exact = means.get(f"exact_{name}_gradient")
+        if exact is not None:
+            right.semilogy(s, exact, color=colour, linestyle="dotted")
+    weight = line["generated"] > 1e-2 * line["generated"].max()
+    below.axvspan(x[weight].min(), x[weight].max(), color=GENERATED, alpha=0.1, linewidth=0)
+    below.set(xlabel="x", ylabel="gradient at a point", ylim=(1e-8, 30), xlim=(x[0], x[-1]))
+    above.set_xlim(x[0], x[-1])
+    below.legend(fontsize=8, loc="lower left")
+    right.set(
+        xlabel="distance between the densities", ylabel="mean gradient at generated points",
+        title="what reaches the generator; exact optima dotted",
+    )  # fmt: skip
+    right.grid(alpha=0.3, which="major")
+    right.legend(loc="lower left")
+    return canvas
+
+
+def panels(steps: list[float], rows: dict[str, dict[str, list[float]]], title: str) -> Figure:
+    """Curves over the same steps, a row for each group, logarithmic where positive values span two decades.
+
+    Args:
+        steps: where on the time axis.
+        rows: name of a row -> name of a curve -> its values, NaN where there was none.
+        title: above the first row.
+    """
+    canvas, axes = figure(7, 1.0 + 1.6 * len(rows), [[name] for name in rows], sharex=True)
+    for number, (name, curves) in enumerate(rows.items()):
+        for shade, (label, values) in enumerate(curves.items()):
+            axes[name].plot(steps, values, marker=".", color=f"C{2 * number + shade}", label=label)
+        finite = [value for values in curves.values() for value in values if np.isfinite(value)]
+        if finite and min(finite) > 0 and max(finite) > 100 * min(finite):
+            axes[name].set_yscale("log")
+        if all(value == round(value) for value in finite):
+            axes[name].yaxis.get_major_locator().set_params(integer=True)
+        axes[name].set_ylabel(name)
+        axes[name].grid(alpha=0.3)
+        axes[name].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    axes[next(iter(rows))].set_title(title)
+    axes[list(rows)[-1]].set_xlabel("step")
     return canvas

@@ -21,6 +21,7 @@ from dlkit.protocols import (
     Denoises,
     Encodes,
     FitsLatentDensity,
+    HasCriticCurves,
     HasLatentUsage,
     Interpolates,
     Reconstructs,
@@ -40,7 +41,7 @@ class Pictures(L.Callback):
 
     By protocol: input over reconstruction; corrupted, denoised and clean; samples; interpolations; latent traversals; the
     latent space in two dimensions, and at the end in TensorBoard's projector; KL of each latent dimension; confusion
-    matrix and reliability. Nothing it does disturbs the random state of training.
+    matrix and reliability; critics of known densities. Nothing it does disturbs the random state of training.
 
     Args:
         every_n_epochs: how often, counted in epochs; the last epoch is always drawn.
@@ -138,6 +139,12 @@ class Pictures(L.Callback):
         if isinstance(method, HasLatentUsage):
             kl = method.kl_per_dimension(x, labels).float().mean(0).cpu().numpy()
             board.add_figure("kl_per_dimension", drawing.bars(kl, "KL of each latent dimension", "nats"), step)
+        if isinstance(method, HasCriticCurves):
+            lines, means = (
+                {name: values.numpy() for name, values in curves.items()}
+                for curves in (method.along_the_lines(), method.by_separation())
+            )
+            board.add_figure("optimal_critics", drawing.critics(lines, means, len(means["separation"]) // 2), step)
         if isinstance(method, Classifies) and labels is not None:
             probabilities, truth = method.classify(x).float().cpu().numpy(), labels.cpu().numpy()
             names = self.names(torch.arange(probabilities.shape[1]))
