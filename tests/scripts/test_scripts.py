@@ -1,4 +1,4 @@
-"""sample.py, evaluate.py and results.py as a user meets them."""
+"""sample.py, evaluate.py, benchmark.py and results.py as a user meets them."""
 
 from __future__ import annotations
 
@@ -59,6 +59,24 @@ def test_a_file_that_is_no_checkpoint_gets_one_sentence(fit, tmp_path, script):
         assert done.returncode == 1
         assert reason in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_the_benchmark_measures_each_rival_in_turn_and_names_those_that_are_absent(fit, tmp_path):
+    quick = ("--repeats", 2, "--steps", 1, "--threads", 1)
+    done = fit("adversarial", *quick, "--json", "rows.json", script=SCRIPTS / "benchmark.py")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    lines = done.stdout.splitlines()[2:]
+    assert len(rows) == len(lines) == 7
+    for row, line in zip(rows, lines, strict=True):
+        assert line.startswith(row["name"])
+        if row["ours"] is None:
+            assert "torchgan is not installed: pip install --no-deps" in line
+        else:
+            assert row["ours"] > 0
+            assert row["theirs"] > 0
+            assert line.count(" a second (") == 2
+    assert [row["unit"] for row in rows if "torchgan" not in row["name"]] == ["ms"] * 5
 
 
 def test_the_table_is_written_from_runs_and_an_untested_recipe_says_so(fit, tmp_path):

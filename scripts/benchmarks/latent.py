@@ -1,0 +1,206 @@
+"""The section `latent`: variational autoencoders against a hand-written PyTorch loop and against pythae.
+
+Training: a step of the Trainer with everything that the command line gives it (checkpoints, random state, summary, progress
+bar, TensorBoard, the datamodule's loader, fused Adam) against the same `loss` in a plain loop over PyTorch's DataLoader with
+the default Adam, and against pythae's trainer. Pictures are drawn in validation, which is not timed.
+
+Sampling: `sample` and `log_prob` against pythae's NormalSampler and `get_nll`, with the same weights.
+
+The variational autoencoder is 784-512-16 everywhere, and the images are MNIST's where it can be had.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import dlkit
+from datamodules.mnist import MNIST
+from dlkit.batches import Examples
+from dlkit.method import Method
+
+from .latent_rivals import BATCH_SIZE, LATENT_DIM, plain_loop, pythae_fit, pythae_twin
+from .timing import Held, Row, absent, excess, fit, quiet, ratio, row, seconds, take_turns
+
+IMAGES = 20_000  # trained on
+SAMPLES = 10_000  # drawn at once
+PYTHAE = importlib.util.find_spec("pythae") is not None
+INSTALL = "pip install dlkit[bench]"
+
+
+def rows(repeats: int) -> Iterator[Row]:
+    """All rows of the section."""
+    examples, source = images()
+    yield from training(examples, source, repeats)
+    yield from sampling(examples, repeats)
+
+
+def images() -> tuple[Examples, str]:
+    """MNIST's first training images, or noise where it is not at hand, and which of the two."""
+    try:
+        examples = MNIST(val_size=0).load()["train"]
+    except FileNotFoundError:
+        pixels = torch.randint(0, 256, (IMAGES, 1, 28, 28), dtype=torch.uint8)
+        return Examples(pixels, torch.randint(0, 10, (IMAGES,))), "noise images"
+    assert examples.y is not None
+    return Examples(examples.x[:IMAGES], examples.y[:IMAGES]), "MNIST"
+
+
+# Training ------------------------------------------------------------------------------------------------------------
+
+
+def build_vae() -> Method:
+    return dlkit.VAE((1, 28, 28), latent_dim=LATENT_DIM, hidden_dims=(512,))
+
+
+def build_small_classifier() -> Method:
+    return dlkit.Classifier((32,), num_classes=10, network="mlp", hidden_dims=(64,))
+
+
+def small_rows() -> Examples:
+    """20,000 random rows of 32 bytes in ten classes."""
+    return Examples(torch.randint(0, 256, (20_000, 32), dtype=torch.uint8), torch.randint(0, 10, (20_000,)))
+
+
+def against_the_plain_loop(
+    build: Callable[[], Method], examples: Examples, batch_size: int, max_steps: int, repeats: int
+) -> dict[str, list[float]]:
+    """Milliseconds a step of the Trainer ("ours") and of the plain loop ("theirs")."""
+    data = Held(examples, batch_size)
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        return take_turns(
+            repeats,
+            {
+                "ours": lambda: fit(build, data, folder, max_steps=max_steps).milliseconds_a_step(),
+                "theirs": lambda: plain_loop(build, examples, batch_size, max_steps),
+            },
+        )
+
+
+def against_pythae(examples: Examples, repeats: int, epochs: int = 2) -> dict[str, list[float]]:
+    """Seconds an epoch, the writing of the trained model included."""
+    data = Held(examples, BATCH_SIZE)
+
+    def ours() -> float:
+        watch = fit(build_vae, data, folder, epochs=epochs)
+        return (watch.ended - watch.started) / epochs
+
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        return take_turns(repeats, {"ours": ours, "theirs": lambda: pythae_fit(examples, folder, epochs)})
+
+
+def training(examples: Examples, source: str, repeats: int) -> Iterator[Row]:
+    """The rows about training."""
+    times = against_the_plain_loop(build_vae, examples, BATCH_SIZE, 200, repeats)
+    share = 1 / ratio(times["theirs"], times["ours"])
+    yield row(f"VAE step, batch {BATCH_SIZE}: Trainer, plain loop", times, "ms", f"{share:.2f}x", "at most 1.0x", source)
+
+    times = against_the_plain_loop(build_small_classifier, small_rows(), 32, 620, repeats)
+    extra = excess(times["ours"], times["theirs"])
+    yield row("MLP 32-64-10 step, batch 32: Trainer, plain loop", times, "ms", f"{extra:+.3f} ms", "at most +0.45 ms")
+
+    name, target = f"VAE epoch of {IMAGES:,}: dlkit, pythae", "at least 1.35x"
+    if PYTHAE:
+        times = against_pythae(examples, max(3, repeats // 2))
+        yield row(name, times, "s", f"{ratio(times['theirs'], times['ours']):.2f}x", target, source)
+    else:
+        yield absent(name, target, "pythae", INSTALL)
+
+
+# Sampling ------------------------------------------------------------------------------------------------------------
+
+
+def sampling_rows(method: Any, twin: Any, repeats: int) -> Iterator[Row]:
+    """The rows about drawing images: in memory, and with each one's own way of saving them."""
+    from pythae.samplers import NormalSampler  # pyright: ignore[reportMissingImports]
+
+    sampler = NormalSampler(twin)
+    with torch.no_grad():
+        times = take_turns(
+            repeats,
+            {
+                "ours": lambda: seconds(lambda: method.sample(SAMPLES)),
+                "theirs": lambda: seconds(lambda: sampler.sample(SAMPLES)),
+            },
+        )
+        yield row(sampling_name(), times, "s", f"{ratio(times['theirs'], times['ours']):.1f}x", "", "in memory")
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, "samples.npz")
+            times = take_turns(
+                1,
+                {
+                    "ours": lambda: seconds(lambda: np.savez_compressed(file, x=method.sample(SAMPLES).numpy())),
+                    "theirs": lambda: seconds(lambda: sampler.sample(SAMPLES, output_dir=folder)),
+                },
+            )
+    note = "saved: one npz, a PNG each"
+    yield row(sampling_name(), times, "s", f"{ratio(times['theirs'], times['ours']):.1f}x", "", note)
+
+
+def log_prob_row(method: Any, twin: Any, x: Tensor, num_samples: int, repeats: int) -> Row:
+    """log p(x) by importance sampling: the time of an image, and whether both estimates agree.
+
+    pythae draws `batch_size` samples where fewer are asked for, so its batch is never larger than what is asked for. It
+    takes one image after another, hence fewer of them are enough to time it; the estimates are of the same images. Both
+    run without gradients, which pythae leaves to the caller.
+    """
+    ours, theirs = x, x[: 100 if num_samples < 100 else 20]
+    estimates: dict[str, list[float]] = {"ours": [], "theirs": []}
+
+    def our_turn() -> float:
+        start = time.perf_counter()
+        log_prob = method.log_prob(ours, num_samples=num_samples)
+        elapsed = time.perf_counter() - start
+        estimates["ours"].append(float(log_prob[: len(theirs)].mean()))
+        return 1e3 * elapsed / len(ours)
+
+    def their_turn() -> float:
+        start = time.perf_counter()
+        with torch.no_grad():
+            estimate = twin.get_nll(theirs, n_samples=num_samples, batch_size=min(100, num_samples))
+        elapsed = time.perf_counter() - start
+        estimates["theirs"].append(float(estimate))  # despite its name, pythae's is log p(x), not its negative
+        return 1e3 * elapsed / len(theirs)
+
+    times = take_turns(repeats, {"ours": our_turn, "theirs": their_turn})
+    note = "log p(x) " + " and ".join(
+        f"{statistics.mean(values):.2f}+-{statistics.stdev(values) / len(values) ** 0.5:.2f}" for values in estimates.values()
+    )
+    target = "at least 20x"
+    return row(log_prob_name(num_samples), times, "ms", f"{ratio(times['theirs'], times['ours']):.1f}x", target, note)
+
+
+def sampling_name() -> str:
+    return f"{SAMPLES:,} samples: dlkit, pythae"
+
+
+def log_prob_name(num_samples: int) -> str:
+    return f"log p(x) of an image, K = {num_samples}: dlkit, pythae"
+
+
+def sampling(examples: Examples, repeats: int) -> Iterator[Row]:
+    """The rows about sampling and density, of a model trained for an epoch."""
+    sizes = (1, 10, 100, 500)
+    if not PYTHAE:
+        yield absent(sampling_name(), "", "pythae", INSTALL)
+        for num_samples in sizes:
+            yield absent(log_prob_name(num_samples), "at least 20x", "pythae", INSTALL)
+        return
+    method = build_vae()
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        fit(lambda: method, Held(examples, BATCH_SIZE), folder)
+    method.eval()
+    twin = pythae_twin(method)
+    yield from sampling_rows(method, twin, repeats)
+    x = examples.x.float() / 255
+    for num_samples in sizes:
+        yield log_prob_row(method, twin, x[: 1000 if num_samples < 100 else 200], num_samples, repeats)
