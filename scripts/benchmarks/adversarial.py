@@ -88,11 +88,10 @@ class Bench:
 def described(watches: list[Stopwatch], examples: int) -> str:
     """Examples a second, and where an alternation's time goes."""
     whole = statistics.median(watch.milliseconds_a_step() for watch in watches)
-    critic, generator = (
-        statistics.median(watch.milliseconds_of(part) for watch in watches) for part in ("critic", "generator")
-    )
-    rest = whole - critic - generator
-    return f"{1e3 * examples / whole:,.0f} a second ({critic:.2f} + {generator:.2f} + {rest:.2f} ms)"
+    parts = [(watch.milliseconds_of("critic"), watch.milliseconds_of("generator")) for watch in watches]
+    parts = [(*part, watch.milliseconds_a_step() - sum(part)) for part, watch in zip(parts, watches, strict=True)]
+    where = " + ".join(f"{statistics.median(times):.2f}" for times in zip(*parts, strict=True))
+    return f"{1e3 * examples / whole:,.0f} a second ({where} ms)"
 
 
 def trainer(build: Callable[[], LatentAdversarialMethod], data: MemoryData, precision: Precision = "32-true") -> Rival:
