@@ -3,8 +3,8 @@
     python scripts/stacked_digits.py            # runs what has not been run yet, one run after the other, then writes the table
     python scripts/stacked_digits.py --table    # only rewrites docs/stacked-digits.md from the runs that are there
 
-Each cell is the recipe `stacked-digits-rpgan` with other settings; its runs lie in `stacked-digits` below the folder it is started
-in, one folder a run, so that several of these commands can share the work (--share 0/2 and --share 1/2).
+Each cell is the recipe `stacked-digits-rpgan` with other settings; its runs lie in `stacked-digits` below the folder it is
+started in, one folder a run, so that several of these commands can share the work (--share 0/2 and --share 1/2).
 """
 
 from __future__ import annotations

@@ -59,6 +59,9 @@ class LatentAdversarialMethod(AdversarialMethod):
         self.check_settings()
         self.generator = self.build_generator()
         self.critic = self.build_critic()
+        # Convolutions are a tenth faster with the channels innermost; on pictures of 8x8 they are slower.
+        if len(self.data_shape) == 3 and self.data_shape[-1] > 16:
+            self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         # A critic that normalises over the batch must not see real and generated examples as one.
         self.critic_sees_batches = has_batch_norm(self.critic)
         self.start_average()
