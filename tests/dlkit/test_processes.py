@@ -32,6 +32,12 @@ class QuietDenoising(dlkit.DenoisingAutoencoder):
     def corrupt(self, x):
         return 0.5 * x
 
+class QuietGAN(dlkit.GAN):
+    def draw(self, n, labels):
+        # As the loader deals out examples: every one has the latent that it has in a single process.
+        z = torch.randn(400, self.latent_dim, generator=torch.Generator().manual_seed(6))
+        return self.generator(z[self.trainer.global_rank :: self.trainer.world_size][:n], labels)
+
 shape = (1, 8, 8)
 METHODS = {
     "classifier": lambda: dlkit.Classifier(shape, 10, hidden_dims=(16,)),
@@ -42,14 +48,17 @@ METHODS = {
     "gaussian": lambda: QuietVAE(shape, 4, hidden_dims=(16,), likelihood="gaussian"),
     "conditional": lambda: QuietVAE(shape, 4, hidden_dims=(16,), num_classes=10),
     "noisy": lambda: dlkit.VAE(shape, 4, hidden_dims=(16,)),
+    "gan": lambda: QuietGAN(shape, 4, "non-saturating", "r1+r2", critic_steps=2, hidden_dims=(16,), ema_decay=0.9),
+    "wgan-gp": lambda: dlkit.WGAN(shape, 4, critic_steps=2, hidden_dims=(16,)),
 }
 processes, target = int(sys.argv[1]), sys.argv[2]
 found = {}
 for name, build in METHODS.items():
     L.seed_everything(2, verbose=False)
     method = build()
+    ddp = "ddp_find_unused_parameters_true" if isinstance(method, dlkit.AdversarialMethod) else "ddp"
     trainer = L.Trainer(
-        accelerator="cpu", devices=processes, strategy="ddp" if processes > 1 else "auto", max_epochs=2, logger=False,
+        accelerator="cpu", devices=processes, strategy=ddp if processes > 1 else "auto", max_epochs=2, logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
         callbacks=[RandomState()],
     )
@@ -77,7 +86,7 @@ def results(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["classifier", "autoencoder", "denoising", "vae", "iwae", "gaussian", "conditional"])
+@pytest.mark.parametrize("name", ["classifier", "autoencoder", "denoising", "vae", "iwae", "gaussian", "conditional", "gan"])
 def test_two_processes_end_with_the_parameters_of_one_with_twice_the_batch(results, name):
     one, first, second = (result[name] for result in results)
     for key, expected in one[0].items():
@@ -87,8 +96,9 @@ def test_two_processes_end_with_the_parameters_of_one_with_twice_the_batch(resul
 
 
 @pytest.mark.slow
-def test_two_processes_draw_noise_of_their_own_and_keep_equal_parameters(results):
-    _, first, second = (result["noisy"] for result in results)
+@pytest.mark.parametrize("name", ["noisy", "wgan-gp"])
+def test_two_processes_draw_noise_of_their_own_and_keep_equal_parameters(results, name):
+    _, first, second = (result[name] for result in results)
     assert not torch.equal(first[2], second[2])
     for key, value in first[0].items():
         assert torch.equal(value, second[0][key])
