@@ -76,6 +76,7 @@ class AdversarialMethod(Method):
         self.generator_average = None
         self.average_updates = 0
         self.real_spread = 0.0
+        self.start_spread = 0.0
 
     # What a method gives ---------------------------------------------------------------------------------------------
 
@@ -240,16 +241,27 @@ class AdversarialMethod(Method):
         self.record(stage, {"critic_loss": critic_loss, "generator_loss": generator_loss, **terms, **more}, batch)
         self.real_spread = float(batch.x.float().std(0, correction=0).mean())
 
+    def sample_spread(self) -> float:
+        """The mean standard deviation of some samples; infinite for a method that does not sample."""
+        if not isinstance(self, Samples):
+            return math.inf
+        return float(self.sample(COLLAPSE_SAMPLES).float().std(0, correction=0).mean())
+
+    def on_fit_start(self) -> None:
+        with torch.random.fork_rng():  # training draws the same numbers as a loop by hand
+            self.start_spread = self.sample_spread()
+
     def on_validation_epoch_end(self) -> None:
         """Stops a run whose samples have become all alike.
 
         Raises:
-            CollapseError: their mean standard deviation is below a thousandth of the data's.
+            CollapseError: their mean standard deviation is below a thousandth of the data's, and below half of what it was
+                when training began (a generator of small weights starts with samples that are hardly apart).
         """
-        if not isinstance(self, Samples) or self.trainer.sanity_checking or self.trainer.state.fn != "fit":
+        if self.trainer.sanity_checking or self.trainer.state.fn != "fit":
             return
-        spread = float(self.sample(COLLAPSE_SAMPLES).float().std(0, correction=0).mean())
-        if spread < COLLAPSE_SHARE * self.real_spread:
+        spread = self.sample_spread()
+        if spread < min(COLLAPSE_SHARE * self.real_spread, self.start_spread / 2):
             raise CollapseError(
                 f"all samples are alike at step {self.global_step} (their spread is {spread:.2g}, the data's "
                 f"{self.real_spread:.2g}); the last good checkpoint is kept: use another objective, a penalty, or lower "

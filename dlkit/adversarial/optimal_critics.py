@@ -24,14 +24,15 @@ from dlkit.method import Method, Schedule, Terms, ability, check_labels
 
 POINTS = 2001  # of the quadrature, along each line
 MARGIN = 8.0  # how far the line reaches beyond the two means, in standard deviations
+STANDARD_ERRORS = 6.0  # from which on a mean is not taken for 0
 SHARES = 64  # of the way between a real and a generated point, for the density of the points between
 
 
 class Critics(nn.Module):
     """One fully connected network with SiLU for each separation, all of them in one product a layer.
 
-    The last layer starts at zero. The gradient penalty has a second minimum, of slope W / (2 lambda) - 1 with the wrong sign,
-    which a critic that starts on that side does not leave.
+    The last layer starts at zero. The penalised loss has a second minimum, of slope 1 - W / (2 lambda) and the wrong sign, in
+    which a critic that starts on that side can stay.
 
     Args:
         separations: (members,), the distances s; a member sees its own line with mean 0 and variance 1.
@@ -70,7 +71,8 @@ class OptimalCritics(Method):
     2 JSD - log 4 - V(D), never negative; `wasserstein_error`, that of gap / slope relative to s, the slope being the mean at
     points between independent real and generated ones; all three averaged over the separations. Then the mean gradients at
     generated points, `minimax_gradient_at_<s>` and `wasserstein_gradient_at_<s>`, and `gradient_ratio`, the first over the
-    second at the largest separation.
+    second at the largest separation. Far from the boundary D is so near 0 and 1 that the data do not tell the slope of its
+    logit; there the gradients of a trained discriminator are not the exact ones.
 
     Args:
         separations: the distances s between the means, in standard deviations.
@@ -97,7 +99,7 @@ class OptimalCritics(Method):
             raise ValueError(f"separations={tuple(separations)}: give one or more finite distances above 0")
         if not penalty_weight > 0:
             raise ValueError(f"penalty_weight={penalty_weight} has to be positive")
-        self.separations = tuple(map(float, separations))
+        self.separations = tuple(sorted(map(float, separations)))
         self.penalty_weight = penalty_weight
         self.hidden_dims = tuple(hidden_dims)
         self.learning_rate = learning_rate
@@ -141,17 +143,27 @@ class OptimalCritics(Method):
         return loss, {"value": -discriminator, "gap": gap, "penalty": penalty}
 
     def evaluation_step(self, stage: str, batch: Examples) -> None:
-        """Records the loss on held-out points, and how far the critics are from optimal ones."""
+        """Records the loss on held-out points, and how far the critics are from optimal ones.
+
+        Raises:
+            ValueError: the points of label 0 or 1 are not around 0.
+        """
+        for number, points in enumerate((batch.x[batch.y == 0], batch.x[batch.y == 1])):
+            mean = float(points[:, 0].mean())
+            if abs(mean) * math.sqrt(len(points)) > STANDARD_ERRORS:
+                raise ValueError(
+                    f"the points of label {number} are around {mean:.2f} on the first axis, and {type(self).__name__} moves "
+                    f"them apart itself: use datamodules.Gaussians with layout='pair' and separation=0"
+                )
         # The penalty differentiates, which neither inference mode nor its tensors allow.
         with torch.inference_mode(False), torch.enable_grad():
             loss, terms = self.loss(Examples(*batch).map(torch.clone))
         found = {name: values.to(loss) for name, values in self.by_separation().items()}
-        far = max(range(len(self.separations)), key=self.separations.__getitem__)
         terms |= {
             "discriminator_error": found["discriminator_error"].mean(),
             "value_error": (found["exact_value"] - found["value"]).mean(),
             "wasserstein_error": (found["wasserstein"] / found["separation"] - 1).abs().mean(),
-            "gradient_ratio": found["minimax_gradient"][far] / found["wasserstein_gradient"][far],
+            "gradient_ratio": found["minimax_gradient"][-1] / found["wasserstein_gradient"][-1],
         }
         for number, separation in enumerate(self.separations):
             for name in ("minimax_gradient", "wasserstein_gradient"):
@@ -169,14 +181,13 @@ class OptimalCritics(Method):
             and `exact_logit`, that of D*; `critic`, f; and the size of the gradient of the generator's loss at a point:
             `minimax_gradient`, D |d'|; `non_saturating_gradient`, (1 - D) |d'|; `wasserstein_gradient`, |f'|.
         """
-        s = torch.tensor(self.separations, device=self.device)[:, None]
+        s = torch.tensor(self.separations, dtype=torch.float64)[:, None]
+        x = -MARGIN + (s + 2 * MARGIN) * torch.linspace(0, 1, POINTS, dtype=torch.float64)
         with torch.inference_mode(False), torch.enable_grad():
-            x = torch.lerp(s.new_tensor(-MARGIN), s + MARGIN, torch.linspace(0, 1, POINTS, device=self.device)).requires_grad_()
-            functions = [network(x.unsqueeze(2)).float() for network in (self.discriminators, self.critics)]
-            slopes_of_both = [input_gradient(function, x) for function in functions]
-        s, x, logit, critic, logit_slope, critic_slope = (
-            values.detach().cpu().double() for values in (s, x, *functions, *slopes_of_both)
-        )
+            places = x.to(self.device, self.dtype).requires_grad_()  # pyright: ignore[reportCallIssue, reportArgumentType]
+            functions = [network(places.unsqueeze(2)).float() for network in (self.discriminators, self.critics)]
+            slopes_of_both = [input_gradient(function, places) for function in functions]
+        logit, critic, logit_slope, critic_slope = (values.detach().cpu().double() for values in (*functions, *slopes_of_both))
         return {
             "x": x,
             "real": normal(x),
@@ -198,7 +209,7 @@ class OptimalCritics(Method):
             `wasserstein` as the class says; the mean over q of the three gradients of `along_the_lines`, and
             `exact_minimax_gradient` and `exact_non_saturating_gradient`, those of D*, whose logit has the slope s.
         """
-        s, line = torch.tensor(self.separations).double(), self.along_the_lines()
+        s, line = torch.tensor(self.separations, dtype=torch.float64), self.along_the_lines()
         x, p, q, logit, exact = (line[name] for name in ("x", "real", "generated", "logit", "exact_logit"))
         step = x[:, 1] - x[:, 0]
 
@@ -206,7 +217,7 @@ class OptimalCritics(Method):
             return values.sum(1) * step
 
         # The density of (1 - t) x + t g with x ~ p, g ~ q and t uniform, all independent: a mixture of normals over t.
-        share = (torch.arange(SHARES)[:, None, None] + 0.5).double() / SHARES
+        share = (torch.arange(SHARES, dtype=torch.float64)[:, None, None] + 0.5) / SHARES
         deviation = ((1 - share).square() + share.square()).sqrt()
         between = (normal((x - share * s[:, None]) / deviation) / deviation).mean(0)
         slope = integral(between * line["wasserstein_gradient"])

@@ -139,6 +139,7 @@ def bars(values: np.ndarray, title: str, ylabel: str) -> Figure:
 
 REAL, GENERATED, PULL = "#1b7837", "#762a83", "crimson"
 SURFACE_COLOURS, SURFACE_ALPHA = "PRGn", 0.6
+REACH = 4.5  # of the picture beyond the two means, in standard deviations
 LOSS_COLOURS = {"minimax": "tab:red", "non_saturating": "tab:orange", "wasserstein": "tab:blue"}
 
 
@@ -165,9 +166,13 @@ def plane(
     """
     left, right, bottom, top = limits
     canvas, axes = figure(6.4, 5.6)
-    label = "D(x): 1 real, 0 generated" if centre is None else "critic d(x), white between real and generated"
-    reach = 0.5 if centre is None else max(float(np.abs(surface - centre).max()), 1e-12)
-    centre = 0.5 if centre is None else centre
+    # By hand, so that nothing moves from picture to picture.
+    canvas.set_layout_engine("none")
+    axes.set_position((0.095, 0.155, 0.69, 0.79))
+    label = "D(x): 1 real, 0 generated" if centre is None else "critic d(x), less the middle of real and generated"
+    if centre is not None:
+        surface = surface - centre
+    centre, reach = (0.5, 0.5) if centre is None else (0.0, max(float(np.abs(surface).max()), 1e-12))
     shown = axes.imshow(
         surface, extent=limits, origin="lower", cmap=SURFACE_COLOURS, vmin=centre - reach, vmax=centre + reach,
         alpha=SURFACE_ALPHA, interpolation="bilinear", aspect="auto",
@@ -175,7 +180,7 @@ def plane(
     columns, rows = np.linspace(left, right, surface.shape[1]), np.linspace(bottom, top, surface.shape[0])
     if surface.min() < centre < surface.max():
         axes.contour(columns, rows, surface, levels=[centre], colors="black", linewidths=0.8, linestyles="dashed")
-    bar = canvas.colorbar(shown, ax=axes, shrink=0.85)
+    bar = canvas.colorbar(shown, cax=canvas.add_axes((0.82, 0.2, 0.03, 0.7)))
     bar.set_label(label)
     axes.scatter(*real.T, s=18, color=REAL, edgecolors="white", linewidths=0.3, label="real")
     axes.scatter(*generated.T, s=11, color=GENERATED, edgecolors="white", linewidths=0.3, label="generated")
@@ -191,11 +196,14 @@ def plane(
             zorder=3,
         )  # fmt: skip
         axes.quiverkey(
-            arrows, 0.6, -0.115, unit, f"$-\\nabla$ generator loss: {unit:g} per unit", labelpos="E", coordinates="axes",
+            arrows, 0.6, -0.124, unit, f"$-\\nabla$ generator loss: {unit:g} per unit", labelpos="E", coordinates="axes",
             fontproperties={"size": 8},
         )  # fmt: skip
-    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, -0.16), ncols=2, columnspacing=1.0, fontsize=8, frameon=False, markerscale=1.5)
-    axes.set(xlim=(left, right), ylim=(bottom, top), title=title, aspect="equal")
+    axes.legend(
+        loc="lower left", bbox_to_anchor=(-0.02, -0.16), ncols=2, columnspacing=1.0, fontsize=8, frameon=False, markerscale=1.5
+    )
+    axes.set(xlim=(left, right), ylim=(bottom, top), aspect="equal")
+    axes.set_title(title, fontsize=10)
     return canvas
 
 
@@ -218,41 +226,43 @@ def critics(lines: dict[str, np.ndarray], means: dict[str, np.ndarray], shown: i
         means: (separations,) each, as `by_separation` names them.
         shown: the separation whose line is drawn.
     """
-    line = {name: values[shown] for name, values in lines.items()}
-    x, s = line["x"], means["separation"]
+    s = means["separation"]
+    near = (lines["x"][shown] > -REACH) & (lines["x"][shown] < s[shown] + REACH)
+    line = {name: values[shown][near] for name, values in lines.items()}
+    x = line["x"]
     canvas, axes = figure(
         11.5, 6.2, [["functions", "means"], ["gradients", "means"]], width_ratios=[1.25, 1], height_ratios=[1.25, 1]
     )
     above, below, right = axes["functions"], axes["gradients"], axes["means"]
     for name, colour in (("real", REAL), ("generated", GENERATED)):
-        above.fill_between(x, line[name] / line[name].max() * 0.8, color=colour, alpha=0.18, linewidth=0)
-        above.text(x[line[name].argmax()], 0.83, f"{name}", color=colour, ha="center", fontsize=9)
-    above.plot(x, 1 / (1 + np.exp(-line["exact_logit"].clip(-700, 700))), color="black", linewidth=1, linestyle="dotted")
-    above.plot(x, 1 / (1 + np.exp(-line["logit"].clip(-700, 700))), color=LOSS_COLOURS["minimax"], label="D(x), exact dotted")
-    above.set(ylabel="D(x)", ylim=(-0.05, 1.08), title=f"critics of densities at distance {s[shown]:g}, trained to optimality")
+        above.fill_between(x, 0.8 * line[name] / line[name].max(), color=colour, alpha=0.18, linewidth=0)
+        above.text(x[line[name].argmax()], 0.1, name, color=colour, ha="center", fontsize=9)
+    probability, exact = (1 / (1 + np.exp(-line[name].clip(-700, 700))) for name in ("logit", "exact_logit"))
+    drawn = above.plot(x, probability, color=LOSS_COLOURS["minimax"], label="discriminator D(x)")
+    drawn += above.plot(x, exact, color="black", linewidth=1, linestyle="dotted", label="p / (p + q)")
     other = above.twinx()
-    other.plot(x, line["critic"] - line["critic"].mean(), color=LOSS_COLOURS["wasserstein"], label="Wasserstein critic f(x)")
+    drawn += other.plot(
+        x, line["critic"] - line["critic"].mean(), color=LOSS_COLOURS["wasserstein"], label="Wasserstein critic f(x)"
+    )
     other.set_ylabel("f(x), up to a constant")
-    handles = [*above.get_legend_handles_labels()[0], *other.get_legend_handles_labels()[0]]
-    above.legend(handles=handles, loc="center left", fontsize=8, framealpha=0.9)
+    title = f"critics of two densities at distance {s[shown]:g}"
+    above.set(ylabel="D(x)", xlim=(x[0], x[-1]), ylim=(-0.05, 1.3), title=title)
+    above.legend(handles=drawn, loc="upper center", ncols=3, fontsize=8)
     formulas = {"minimax": "$D\\,|d'|$", "non_saturating": "$(1-D)\\,|d'|$", "wasserstein": "$|f'|$"}
     for name, colour in LOSS_COLOURS.items():
-        label = f"{name.replace('_', '-')} {formulas[name]}"
-        below.semilogy(x, np.maximum(line[f"{name}_gradient"], 1e-12), color=colour, label=label)
-        right.semilogy(s, means[f"{name}_gradient"], color=colour, marker="o", label=name.replace("_", "-"))
-        exact = means.get(f"exact_{name}_gradient")
-        if exact is not None:
-            right.semilogy(s, exact, color=colour, linestyle="dotted")
-    weight = line["generated"] > 1e-2 * line["generated"].max()
-    below.axvspan(x[weight].min(), x[weight].max(), color=GENERATED, alpha=0.1, linewidth=0)
-    below.set(xlabel="x", ylabel="gradient at a point", ylim=(1e-8, 30), xlim=(x[0], x[-1]))
-    above.set_xlim(x[0], x[-1])
-    below.legend(fontsize=8, loc="lower left")
+        label = {"wasserstein": "Wasserstein"}.get(name, name.replace("_", "-"))
+        below.semilogy(x, line[f"{name}_gradient"].clip(1e-30), color=colour, label=f"{label} {formulas[name]}")
+        right.semilogy(s, means[f"{name}_gradient"], color=colour, marker="o", label=label)
+        if f"exact_{name}_gradient" in means:
+            right.semilogy(s, means[f"exact_{name}_gradient"], color=colour, linestyle="dotted")
+    below.axvspan(s[shown] - 3, s[shown] + 3, color=GENERATED, alpha=0.1, linewidth=0)
+    below.set(xlabel="x; shaded: where generated points lie", ylabel="gradient", xlim=(x[0], x[-1]), ylim=(1e-8, 1e3))
+    below.legend(fontsize=8, loc="upper center", ncols=3)
     right.set(
         xlabel="distance between the densities", ylabel="mean gradient at generated points",
-        title="what reaches the generator; exact optima dotted",
+        title="what reaches the generator; dotted: of the exact D",
     )  # fmt: skip
-    right.grid(alpha=0.3, which="major")
+    right.grid(alpha=0.3)
     right.legend(loc="lower left")
     return canvas
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dlkit.batches import Examples
 from dlkit.callbacks import drawing
-from dlkit.callbacks.diagnostics import check_players, is_conditional, steps_done
+from dlkit.callbacks.diagnostics import check_players, is_conditional
 from dlkit.callbacks.random_state import isolated
 from dlkit.callbacks.summary import writer
 
@@ -43,7 +43,7 @@ class GANLab(L.Callback):
     TensorBoard nothing is drawn. Nothing it does disturbs the random state of training.
 
     Args:
-        every_n_steps: how often, counted in batches, from before the first; the end is always drawn.
+        every_n_steps: how often, in the Trainer's steps, from before the first; the end is always drawn.
 
     Raises:
         ValueError: fewer than 1 step; a method without generator and critic; data that are no points of the plane.
@@ -67,7 +67,7 @@ class GANLab(L.Callback):
         self.folder = Path(folder) / "gan_lab"
         self.folder.mkdir(parents=True, exist_ok=True)
         for frame in self.frames():
-            if int(frame.stem) >= steps_done(trainer):
+            if int(frame.stem) >= trainer.global_step:
                 frame.unlink()
 
     def frames(self) -> list[Path]:
@@ -81,7 +81,7 @@ class GANLab(L.Callback):
                 raise ValueError(f"GANLab shows points of the plane, shape (2,), and the data are {shape}: leave it out")
             self.real = batch.x[:POINTS].detach().float().cpu()
             self.labels = None if batch.y is None else batch.y[:POINTS].cpu()
-        if steps_done(trainer) % self.every_n_steps == 0:
+        if trainer.global_step % self.every_n_steps == 0:
             self.draw(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -94,7 +94,7 @@ class GANLab(L.Callback):
         board = writer(trainer)
         if board is None or self.folder is None:
             return
-        step = steps_done(trainer)
+        step = trainer.global_step
         with isolated(SEED):
             picture = self.picture(method, step)
         board.add_image("gan_lab", picture, step, dataformats="HWC")
