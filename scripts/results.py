@@ -3,19 +3,22 @@
     python scripts/results.py            # rewrites the table in README.md
     python scripts/results.py --check    # says whether the table is what the recorded runs give
 
-For each recipe the newest run that was trained and tested (`fit.py RECIPE`, then `fit.py test RECIPE`) gives the row. What
-the runs say is recorded in `scripts/results.json`, so that the table can be checked where the runs are not.
+For each recipe the newest run that was trained and tested (`fit.py RECIPE`, then `fit.py test RECIPE`) gives the row; where
+there are such runs of other seeds (`fit.py RECIPE --seed 1`, ...), the row gives the mean and its standard error over the
+newest run of each. What the runs say is recorded in `scripts/results.json`, so that the table can be checked where the runs
+are not.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
 
-from dlkit.cli import LOGS, recipe_classes, recipes, runs_of
+from dlkit.cli import LOGS, options_of, recipe_classes, recipes, runs_of
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -29,21 +32,42 @@ def comment(path: Path, key: str) -> str:
     return lines[0].removeprefix(f"# {key}: ").strip() if lines else ""
 
 
-def newest_result(recipe: str) -> dict[str, Any] | None:
-    """What the newest finished and tested run of a recipe says, or None."""
-    for folder in reversed(runs_of(recipe)):
+def finished_runs(recipe: str) -> dict[int, dict[str, Any]]:
+    """What the newest finished and tested run of each seed says, by seed."""
+    found: dict[int, dict[str, Any]] = {}
+    for folder in runs_of(recipe):
         run, test = folder / "run.json", folder / "test.json"
         record = json.loads(run.read_text()) if run.is_file() else {}
         # A run that the command line changed is another experiment, and a test from before the run's end another result.
+        changed = [option for option in options_of(record.get("overrides", [])) if option != "--seed_everything"]
         stale = test.is_file() and run.is_file() and test.stat().st_mtime < run.stat().st_mtime
-        if record and test.is_file() and not record.get("overrides") and not stale:
-            return {
+        if record and test.is_file() and not changed and not stale:
+            found[record["seed"]] = {
                 "seed": record["seed"],
                 "seconds": record["seconds"],
                 "epochs": record["epochs"],
                 "metrics": json.loads(test.read_text())["metrics"],
             }
-    return None
+    return found
+
+
+def newest_result(recipe: str) -> dict[str, Any] | None:
+    """The run of the lowest seed, with the metrics of the others under "more"; or None."""
+    runs = finished_runs(recipe)
+    if not runs:
+        return None
+    first, *others = sorted(runs)
+    more = {"more": {str(seed): runs[seed]["metrics"] for seed in others}} if others else {}
+    return {**runs[first], **more}
+
+
+def shown(key: str, result: dict[str, Any]) -> str:
+    """A metric's name and value, over seeds where there are several: mean ± standard error."""
+    values = [metrics[key] for metrics in (result["metrics"], *result.get("more", {}).values())]
+    name = key.removeprefix("test/")
+    if len(values) == 1:
+        return f"{name} {values[0]:.4g}"
+    return f"{name} {statistics.fmean(values):.4g} ± {statistics.stdev(values) / len(values) ** 0.5:.2g}"
 
 
 def row(recipe: str, path: Path, result: dict[str, Any] | None) -> str:
@@ -56,12 +80,12 @@ def row(recipe: str, path: Path, result: dict[str, Any] | None) -> str:
     metrics = result["metrics"]
     baselines = ", ".join(f"{key} {value:.4g}" for key, value in metrics.items() if not key.startswith("test/") and key != name)
     also = [key.strip() for key in comment(path, "Also").split(",") if key.strip()]
-    ours = f"{name.removeprefix('test/')} {metrics[name]:.4g} ({unit}; {direction})"
-    ours += "".join(f", {key.removeprefix('test/')} {metrics[key]:.4g}" for key in also)
+    ours = ", ".join([f"{shown(name, result)} ({unit}; {direction})", *(shown(key, result) for key in also)])
+    seeds = ", ".join([str(result["seed"]), *result.get("more", {})])
     minutes, seconds = divmod(round(result["seconds"]), 60)
     time = f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
     reference = f"{published}; here: {baselines}" if baselines else published
-    return f"| `{recipe}` | {method} | {ours} | {reference} | {result['seed']} | {time} |"
+    return f"| `{recipe}` | {method} | {ours} | {reference} | {seeds} | {time} |"
 
 
 def table(record: dict[str, Any]) -> str:
