@@ -59,24 +59,37 @@ def judge_of(data: Any) -> Judge:
     for part in examples:
         content.update(part.numpy().data)
     path = cache_folder() / f"{type(data).__name__}-{content.hexdigest()[:16]}.pt"
-    classifier = Classifier(data.data_shape, data.num_classes, "cnn", width=WIDTH, dropout=0.2)
-    if path.is_file():
-        saved = torch.load(path, weights_only=True)
-        classifier.load_state_dict(saved["state_dict"])
-        return Judge(classifier.eval(), saved["accuracy"])
-    rank_zero_info(f"training a judge for {type(data).__name__}, once; it is kept in {path.parent}")
     with isolated(), torch.inference_mode(False), torch.enable_grad():
-        judge = train(data)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    torch.save({"state_dict": judge.classifier.state_dict(), "accuracy": judge.accuracy}, temporary)
-    os.replace(temporary, path)
+        judge = read(path, data)
+        if judge is None:
+            rank_zero_info(f"training a judge for {type(data).__name__}, once; it is kept in {path.parent}")
+            judge = train(data)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_suffix(f".{os.getpid()}.tmp")
+            torch.save({"state_dict": judge.classifier.state_dict(), "accuracy": judge.accuracy}, temporary)
+            os.replace(temporary, path)
     return judge
+
+
+def build(data: Any) -> Classifier:
+    """A judge that knows nothing yet."""
+    return Classifier(data.data_shape, data.num_classes, "cnn", width=WIDTH, dropout=0.2)
+
+
+def read(path: Path, data: Any) -> Judge | None:
+    """The judge in a file, which cannot run code; None where there is no file, or a damaged one."""
+    try:
+        saved = torch.load(path, weights_only=True)
+        classifier = build(data)
+        classifier.load_state_dict(saved["state_dict"])
+        return Judge(classifier.eval(), float(saved["accuracy"]))
+    except Exception:  # torch's reader fails on damaged bytes in every way there is; a new judge mends them all
+        return None
 
 
 def train(data: Any) -> Judge:
     """Trains a judge, and measures it on the test part."""
-    classifier = Classifier(data.data_shape, data.num_classes, "cnn", width=WIDTH, dropout=0.2)
+    classifier = build(data)
     examples, test = data.splits["train"], data.splits["test"]
     optimizer = torch.optim.Adam(classifier.parameters(), lr=LEARNING_RATE, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=STEPS)
