@@ -83,7 +83,7 @@ def table() -> str:
     floor = ""
     if found is not None:
         floor = (
-            f"The judge gets {100 * found['test/judge_accuracy']:.1f} % of the test digits right. Real test triples have "
+            f"The judge gets {100 * found['test/judge_accuracy']:.1f} % of the test digits right. Real training triples have "
             f"{found['test/real_modes']:.0f} modes and KL {found['test/real_kl']:.3f}; as many draws from exactly even modes "
             f"have {found['test/uniform_kl']:.3f}, and nothing can be expected below that.\n\n"
         )

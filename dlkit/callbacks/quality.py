@@ -33,8 +33,8 @@ class Quality(L.Callback):
     judge puts into their class, and in the test a two-sample test and the distance to the nearest training example.
 
     In the test the same is measured of as many real examples in the place of samples, under `test/real_...`: the best that is
-    to be had. For mixtures and stacked pictures those are test examples; otherwise training examples, held against the test
-    part as the samples are.
+    to be had. For mixtures those are test examples; otherwise training examples, held against the test part as the samples are,
+    or for stacked pictures counted as they are, beside as many draws from exactly even modes (`test/uniform_kl`).
 
     Args:
         num_samples: how many samples the test takes.
@@ -93,7 +93,7 @@ class Quality(L.Callback):
                 repeated = torch.randint(data.num_modes, (number,))
                 counts = ClassModes(data.num_modes)
                 counts.update(repeated)
-                found |= {"judge_accuracy": judge.accuracy, **prefixed(of_stacks(judge, data, real(data, "test", number)))}
+                found |= {"judge_accuracy": judge.accuracy, **prefixed(of_stacks(judge, data, real(data, "train", number)))}
                 found["uniform_kl"] = counts.compute()["kl"]
             return found
         if len(data.data_shape) == 3 and data.num_classes:
