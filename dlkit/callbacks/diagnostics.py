@@ -42,7 +42,7 @@ class AdversarialDiagnostics(L.Callback):
       histogram `critic/pull`;
     - mode collapse: `val/modes`, where it is measured;
     - hard to judge: the logits `critic/real` and `critic/fake` as histograms, and in the figure `diagnostics` both losses over
-      the quality of the samples (`val/kl`, else `val/judge_fid`, else `val/fid`), with which they do not move.
+      the quality of the samples (`val/kl`, else `val/judge_fid`, else `val/fid`), which they need not follow.
 
     Samples come from the generator's moving average where there is one. Nothing it does disturbs the random state of training,
     and its memory is in checkpoints.

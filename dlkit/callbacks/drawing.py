@@ -252,7 +252,7 @@ def critics(lines: dict[str, np.ndarray], means: dict[str, np.ndarray], shown: i
     for name, colour in LOSS_COLOURS.items():
         label = {"wasserstein": "Wasserstein"}.get(name, name.replace("_", "-"))
         below.semilogy(x, line[f"{name}_gradient"].clip(1e-30), color=colour, label=f"{label} {formulas[name]}")
-        right.semilogy(s, means[f"{name}_gradient"], color=colour, marker="o", label=label)
+        right.semilogy(s, means[f"{name}_gradient"].clip(1e-30), color=colour, marker="o", label=label)
         if f"exact_{name}_gradient" in means:
             right.semilogy(s, means[f"exact_{name}_gradient"], color=colour, linestyle="dotted")
     below.axvspan(s[shown] - 3, s[shown] + 3, color=GENERATED, alpha=0.1, linewidth=0)
@@ -282,7 +282,7 @@ def panels(steps: list[float], rows: dict[str, dict[str, list[float]]], title: s
         finite = [value for values in curves.values() for value in values if np.isfinite(value)]
         if finite and min(finite) > 0 and max(finite) > 100 * min(finite):
             axes[name].set_yscale("log")
-        if all(value == round(value) for value in finite):
+        elif all(value == round(value) for value in finite):
             axes[name].yaxis.get_major_locator().set_params(integer=True)
         axes[name].set_ylabel(name)
         axes[name].grid(alpha=0.3)
