@@ -193,13 +193,14 @@ def normalized(norm: nn.Module, x: Tensor, labels: Tensor | None) -> Tensor:
 
 
 def doublings(side: int) -> list[int]:
-    """The sides that a generator passes through: halved while even and above 4, in rising order: 28 -> [7, 14, 28].
+    """The sides that a generator passes through, in rising order: halved while even and above 4, or twice: 28 -> [7, 14, 28],
+    8 -> [2, 4, 8]. A single halving would leave the critic one convolution deep.
 
     Raises:
         ValueError: nothing to double.
     """
     sides = [side]
-    while sides[0] % 2 == 0 and sides[0] > 4:
+    while sides[0] % 2 == 0 and (sides[0] > 4 or len(sides) < 3) and sides[0] > 2:
         sides.insert(0, sides[0] // 2)
     if len(sides) == 1:
         raise ValueError(f"pictures of side {side} cannot be reached by doubling: pad them to a multiple of 8")
