@@ -193,7 +193,7 @@ def test_spectral_normalisation_does_not_change_in_evaluation():
         ("dcgan", (1, 28, 32), r"reads square images, and the data is 28x32: use network='mlp'"),
         ("resnet", (1, 28, 32), r"reads square images, and the data is 28x32: use network='mlp'"),
         ("dcgan", (1, 27, 27), r"pictures of side 27 cannot be reached by doubling: pad them"),
-        ("dcgan", (1, 4, 4), r"pictures of side 2 cannot be reached by doubling"),
+        ("dcgan", (1, 2, 2), r"pictures of side 2 cannot be reached by doubling"),
         ("stylegan", (1, 8, 8), r"unknown network 'stylegan': use 'mlp', 'maxout', 'dcgan' or 'resnet'"),
     ],
 )
