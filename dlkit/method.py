@@ -7,12 +7,13 @@ checkpoint's identity.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import inspect
 import math
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -84,6 +85,13 @@ def ability(function: Function) -> Function:
                 module.training = True
 
     return wrapper  # type: ignore[return-value]
+
+
+@contextlib.contextmanager
+def differentiable() -> Iterator[None]:
+    """Allows gradients within validation and test, whose inference mode forbids them; tensors from outside must be copied."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
 
 
 class Method(L.LightningModule):

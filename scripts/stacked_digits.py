@@ -27,7 +27,7 @@ EPOCHS = 2
 SEEDS = range(5)
 OBJECTIVES = ("non-saturating", "relativistic")
 PENALTIES = ("none", "r1+r2")
-OPTIMIZERS = {"2e-4, .5 (DCGAN)": (2e-4, (0.5, 0.999)), "5e-4, 0": (5e-4, (0.0, 0.99))}
+OPTIMIZERS = {"2e-4, (.5, .999), DCGAN's": (2e-4, (0.5, 0.999)), "5e-4, (0, .99)": (5e-4, (0.0, 0.99))}
 
 
 def cells() -> list[tuple[str, str, str]]:
@@ -43,9 +43,11 @@ def folder(cell: tuple[str, str, str], seed: int) -> Path:
 
 def result(cell: tuple[str, str, str], seed: int) -> dict[str, float] | None:
     """The test metrics of a finished run, with its seconds."""
-    run = folder(cell, seed) / "lightning_logs" / "stacked-digits-rpgan" / "version_0"
-    if not (run / "test.json").is_file():
+    runs = (folder(cell, seed) / "lightning_logs" / "stacked-digits-rpgan").glob("version_*")
+    finished = [run for run in runs if (run / "test.json").is_file()]
+    if not finished:
         return None
+    run = finished[-1]
     metrics = json.loads((run / "test.json").read_text())["metrics"]
     return {**metrics, "seconds": json.loads((run / "run.json").read_text())["seconds"]}
 
@@ -62,7 +64,9 @@ def train(cell: tuple[str, str, str], seed: int) -> None:
     ]  # fmt: skip
     for command in (["stacked-digits-rpgan", *settings], ["test", "stacked-digits-rpgan"]):
         with open(where / "log.txt", "a") as log:
-            subprocess.run([sys.executable, str(FIT), *command], cwd=where, stdout=log, stderr=log, env=os.environ, check=False)
+            done = subprocess.run([sys.executable, str(FIT), *command], cwd=where, stdout=log, stderr=log, env=os.environ)
+        if done.returncode:
+            print(f"failed: see {where / 'log.txt'}", file=sys.stderr)
 
 
 def line(cell: tuple[str, str, str]) -> str:
@@ -93,7 +97,7 @@ def table() -> str:
         "one sample, KL(samples over modes || even) in nats, mean ± standard error over seeds. Every run: the recipe "
         f"`stacked-digits-rpgan` (same networks, batch 64, moving average, cosine schedule) for {EPOCHS} epochs, with the "
         "settings of its row; one thread. Written by `scripts/stacked_digits.py`.\n\n" + floor
-        + "| objective | penalty | Adam: step size, beta1 | modes | KL | seeds | training |\n|---|---|---|---|---|---|---|\n"
+        + "| objective | penalty | Adam: step size, betas | modes | KL | seeds | training |\n|---|---|---|---|---|---|---|\n"
         + "\n".join(map(line, cells())) + "\n"
     )  # fmt: skip
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dlkit.adversarial.method import AdversarialMethod
 from dlkit.batches import Examples
-from dlkit.method import ability, check_examples, check_labels
+from dlkit.method import ability, check_examples, check_labels, differentiable
 from dlkit.nn.adversarial import (
     AdversarialNetworkName,
     CriticNorm,
@@ -54,6 +54,8 @@ class LatentAdversarialMethod(AdversarialMethod):
             raise ValueError(f"latent_dim={self.latent_dim}: give 1 or more")
         if not self.data_scale > 0:
             raise ValueError(f"data_scale={self.data_scale} has to be positive")
+        if self.width < 1 or not all(size >= 1 for size in self.hidden_dims):
+            raise ValueError(f"width={self.width} and hidden_dims={self.hidden_dims}: give 1 or more")
         if self.num_classes is not None and self.num_classes < 1:
             raise ValueError(f"num_classes={self.num_classes}: give the number of classes, or None for an unconditional model")
         self.check_settings()
@@ -95,8 +97,23 @@ class LatentAdversarialMethod(AdversarialMethod):
     def real(self, batch: Examples) -> tuple[Tensor, Tensor | None]:
         """The examples as the critic sees them, and their labels where the model is conditional."""
         check_examples(batch.x, self.data_shape, type(self).__name__)
+        # Looked at on the CPU only: on an accelerator the look would make every step wait.
+        if batch.x.is_cpu and len(self.data_shape) == 3:
+            low, high = batch.x.aminmax()
+            if not (low >= 0 and high <= 1):
+                raise ValueError(
+                    f"{type(self).__name__} was given pictures with values from {low:g} to {high:g}: bring them into [0, 1]"
+                )
         labels = check_labels(batch.y, self.num_classes, type(self).__name__) if self.num_classes else None
         return self.standardize(batch.x), labels
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        known = getattr(self.trainer.datamodule, "num_classes", None)  # pyright: ignore[reportAttributeAccessIssue]
+        if self.num_classes and known and self.num_classes > known:
+            raise ValueError(
+                f"num_classes={self.num_classes} and the data has {known}: the others would be drawn and never be learnt"
+            )
 
     def draw(self, n: int, labels: Tensor | None) -> Tensor:
         """Generated examples as the critic sees them: (n, *data_shape)."""
@@ -146,6 +163,8 @@ class LatentAdversarialMethod(AdversarialMethod):
         Raises:
             ValueError: labels for a model that takes none, out of range, or of another number than n.
         """
+        if n < 1:
+            raise ValueError(f"n={n}: ask for at least one sample")
         if self.num_classes and labels is None:
             labels = torch.randint(self.num_classes, (n,), device=self.device)
         labels = self.checked(labels, n)
@@ -183,7 +202,7 @@ class LatentAdversarialMethod(AdversarialMethod):
         if len(x) != len(real):
             raise ValueError(f"{len(real)} real examples beside {len(x)} generated ones: give as many")
         labels = self.checked(labels, len(x))
-        with torch.inference_mode(False), torch.enable_grad():
+        with differentiable():
             # Copies, because validation's tensors cannot be differentiated through.
             x, real = x.detach().clone().requires_grad_(), real.clone()
             labels = None if labels is None else labels.clone()

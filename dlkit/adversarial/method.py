@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from dlkit.batches import Examples
 from dlkit.errors import CollapseError
-from dlkit.method import Method, Terms
+from dlkit.method import Method, Terms, differentiable
 from dlkit.protocols import Samples
 
 # The Trainer's argument: the values that ask for nothing, and what to write instead of others.
@@ -76,7 +76,7 @@ class AdversarialMethod(Method):
         self.generator_average = None
         self.average_updates = 0
         self.real_spread = 0.0
-        self.start_spread = 0.0
+        self.start_spread: float | None = None
 
     # What a method gives ---------------------------------------------------------------------------------------------
 
@@ -120,10 +120,13 @@ class AdversarialMethod(Method):
         Raises:
             ValueError: naming the setting.
         """
-        if self.critic_steps < 1:
+        if self.critic_steps < 1 or self.critic_steps != int(self.critic_steps):
             raise ValueError(f"critic_steps={self.critic_steps}: the critic takes 1 or more steps for each of the generator's")
-        if self.accumulation_steps < 1:
+        if self.accumulation_steps < 1 or self.accumulation_steps != int(self.accumulation_steps):
             raise ValueError(f"accumulation_steps={self.accumulation_steps}: give 1 or more")
+        for name, betas in (("betas", self.betas), ("critic_betas", self.critic_betas)):
+            if betas is not None and not (len(betas) == 2 and all(0 <= beta < 1 for beta in betas)):
+                raise ValueError(f"{name}={tuple(betas)}: Adam takes two numbers in [0, 1)")
         if self.gradient_clip is not None and not self.gradient_clip > 0:
             raise ValueError(f"gradient_clip={self.gradient_clip}: give a positive norm, or leave it out")
         if not 0 <= self.ema_decay < 1:
@@ -211,7 +214,8 @@ class AdversarialMethod(Method):
         return {"loss": terms["critic_loss"].detach()}
 
     def step(self, player: Literal["critic", "generator"], batch: Any, optimizer: torch.optim.Optimizer) -> Terms:
-        """One step of one player on one part of the batch; its loss is `<player>_loss` among the terms."""
+        """One step of one player on one part of the batch; its loss is `<player>_loss` among the terms, which are those of the
+        last piece where the part is cut for accumulation."""
         loss_of = self.critic_loss if player == "critic" else self.generator_loss
         optimizer.zero_grad()
         pieces = self.cut(batch, self.accumulation_steps)
@@ -225,7 +229,7 @@ class AdversarialMethod(Method):
             self.trainer.strategy.pre_backward(share)
             share.backward()
         if self.gradient_clip or self.trainer._logger_connector.should_update_logs:
-            parameters = optimizer.param_groups[0]["params"]
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             terms[f"{player}_gradient_norm"] = nn.utils.clip_grad_norm_(parameters, self.gradient_clip or math.inf)
         # By the strategy, for its precision; the wrapper that Lightning offers would count this step.
         self.trainer.strategy.optimizer_step(optimizer, do_nothing)
@@ -233,13 +237,18 @@ class AdversarialMethod(Method):
 
     def evaluation_step(self, stage: str, batch: Any) -> None:
         """Records both players' losses on held-out examples, penalties included: what differs from `train/` is overfitted."""
-        # Penalties differentiate, which neither inference mode nor its tensors allow.
-        with torch.inference_mode(False), torch.enable_grad():
+        with differentiable():  # penalties are gradients
             batch = Examples(*batch).map(torch.clone)
-            critic_loss, terms = self.critic_loss(batch)
-            generator_loss, more = self.generator_loss(batch)
-        self.record(stage, {"critic_loss": critic_loss, "generator_loss": generator_loss, **terms, **more}, batch)
-        self.real_spread = float(batch.x.float().std(0, correction=0).mean())
+            terms = self.held_out_terms(batch)
+        self.record(stage, terms, batch)
+        if not self.real_spread:
+            self.real_spread = float(batch.x.float().std(0, correction=0).mean())
+
+    def held_out_terms(self, batch: Any) -> Terms:
+        """What is recorded of a held-out batch."""
+        critic_loss, terms = self.critic_loss(batch)
+        generator_loss, more = self.generator_loss(batch)
+        return {"critic_loss": critic_loss, "generator_loss": generator_loss, **terms, **more}
 
     def sample_spread(self) -> float:
         """The mean standard deviation of some samples; infinite for a method that does not sample."""
@@ -248,8 +257,9 @@ class AdversarialMethod(Method):
         return float(self.sample(COLLAPSE_SAMPLES).float().std(0, correction=0).mean())
 
     def on_fit_start(self) -> None:
-        with torch.random.fork_rng():  # training draws the same numbers as a loop by hand
-            self.start_spread = self.sample_spread()
+        if self.start_spread is None:
+            with torch.random.fork_rng():  # training draws the same numbers as a loop by hand
+                self.start_spread = self.sample_spread()
 
     def on_validation_epoch_end(self) -> None:
         """Stops a run whose samples have become all alike.
@@ -260,8 +270,11 @@ class AdversarialMethod(Method):
         """
         if self.trainer.sanity_checking or self.trainer.state.fn != "fit":
             return
+        assert self.start_spread is not None
         spread = self.sample_spread()
-        if spread < min(COLLAPSE_SHARE * self.real_spread, self.start_spread / 2):
+        collapsed = spread < min(COLLAPSE_SHARE * self.real_spread, self.start_spread / 2)
+        # Decided by the first process for all, since each draws samples of its own.
+        if self.trainer.strategy.broadcast(collapsed):
             raise CollapseError(
                 f"all samples are alike at step {self.global_step} (their spread is {spread:.2g}, the data's "
                 f"{self.real_spread:.2g}); the last good checkpoint is kept: use another objective, a penalty, or lower "
@@ -270,10 +283,11 @@ class AdversarialMethod(Method):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint["generator_average_updates"] = self.average_updates
+        checkpoint["adversarial"] = {"average_updates": self.average_updates, "start_spread": self.start_spread}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.average_updates = checkpoint["generator_average_updates"]
+        self.average_updates = checkpoint["adversarial"]["average_updates"]
+        self.start_spread = checkpoint["adversarial"]["start_spread"]
 
 
 def do_nothing() -> None:

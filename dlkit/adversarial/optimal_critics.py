@@ -20,7 +20,7 @@ from torch.nn.functional import silu, softplus
 
 from dlkit.batches import Examples
 from dlkit.functional.adversarial import OBJECTIVES, gradient_penalty, input_gradient, interpolates, slopes
-from dlkit.method import Method, Schedule, Terms, ability, check_labels
+from dlkit.method import Method, Schedule, Terms, ability, check_labels, differentiable
 
 POINTS = 2001  # of the quadrature, along each line
 MARGIN = 8.0  # how far the line reaches beyond the two means, in standard deviations
@@ -155,8 +155,7 @@ class OptimalCritics(Method):
                     f"the points of label {number} are around {mean:.2f} on the first axis, and {type(self).__name__} moves "
                     f"them apart itself: use datamodules.Gaussians with layout='pair' and separation=0"
                 )
-        # The penalty differentiates, which neither inference mode nor its tensors allow.
-        with torch.inference_mode(False), torch.enable_grad():
+        with differentiable():  # the penalty is a gradient
             loss, terms = self.loss(Examples(*batch).map(torch.clone))
         found = {name: values.to(loss) for name, values in self.by_separation().items()}
         terms |= {
@@ -183,7 +182,7 @@ class OptimalCritics(Method):
         """
         s = torch.tensor(self.separations, dtype=torch.float64)[:, None]
         x = -MARGIN + (s + 2 * MARGIN) * torch.linspace(0, 1, POINTS, dtype=torch.float64)
-        with torch.inference_mode(False), torch.enable_grad():
+        with differentiable():
             places = x.to(self.device, self.dtype).requires_grad_()  # pyright: ignore[reportCallIssue, reportArgumentType]
             functions = [network(places.unsqueeze(2)).float() for network in (self.discriminators, self.critics)]
             slopes_of_both = [input_gradient(function, places) for function in functions]

@@ -52,7 +52,8 @@ class WGAN(LatentAdversarialMethod):
         ema_decay: of the generator's moving average, from which `sample` draws; 0 keeps none.
         learning_rate: step size for the generator, and for the critic if `critic_learning_rate` is None.
         critic_learning_rate: step size for the critic.
-        betas: Adam's, for both.
+        betas: Adam's, for the generator, and for the critic if `critic_betas` is None; RMSprop has none.
+        critic_betas: Adam's, for the critic.
         schedule: "constant", or "cosine" to zero.
         gradient_clip: the largest norm of each player's gradient, or None.
         accumulation_steps: cuts each step's examples into so many pieces, of which one at a time is in memory.
@@ -79,6 +80,7 @@ class WGAN(LatentAdversarialMethod):
         learning_rate: float = 1e-4,
         critic_learning_rate: float | None = None,
         betas: tuple[float, float] = (0.0, 0.9),
+        critic_betas: tuple[float, float] | None = None,
         schedule: Schedule = "constant",
         gradient_clip: float | None = None,
         accumulation_steps: int = 1,
@@ -108,6 +110,7 @@ class WGAN(LatentAdversarialMethod):
         self.learning_rate = learning_rate
         self.critic_learning_rate = critic_learning_rate
         self.betas = betas
+        self.critic_betas = critic_betas
         self.schedule = schedule
         self.gradient_clip = gradient_clip
         self.accumulation_steps = accumulation_steps
@@ -128,7 +131,7 @@ class WGAN(LatentAdversarialMethod):
             generated = self.draw(len(x), labels)
         real, fake = self.logits(x, generated, labels)
         loss = OBJECTIVES["wasserstein"].critic(real, fake)
-        terms = {"gap": -loss}
+        terms = {"gap_not_w1": -loss}
         if self.lipschitz == "gradient-penalty":
             slope = self.slopes(x, generated, labels)
             penalty = gradient_penalty(slope)
@@ -154,17 +157,15 @@ class WGAN(LatentAdversarialMethod):
         if self.lipschitz == "clip":
             clip_weights(self.critic, self.clip)
 
-    def evaluation_step(self, stage: str, batch: Examples) -> None:
-        """Records also the estimate of the Wasserstein distance on held-out examples."""
-        super().evaluation_step(stage, batch)
-        with torch.inference_mode(False), torch.enable_grad():
-            x, labels = self.real(Examples(*batch).map(torch.clone))
+    def held_out_terms(self, batch: Examples) -> Terms:
+        """Also the estimate of the Wasserstein distance, gap / slope, in the data's units."""
+        terms = super().held_out_terms(batch)
+        if "slope" not in terms:
+            x, labels = self.real(batch)
             with torch.no_grad():
                 generated = self.draw(len(x), labels)
-                real, fake = self.logits(x, generated, labels)
-            slope = self.slopes(x, generated, labels).mean()
-        gap = real.mean() - fake.mean()
-        self.record(stage, {"slope": slope, "wasserstein": self.unit * gap / slope}, batch)
+            terms["slope"] = self.slopes(x, generated, labels).mean()
+        return {**terms, "wasserstein": self.unit * terms["gap_not_w1"] / terms["slope"]}
 
     def build_optimizers(self) -> list[torch.optim.Optimizer]:
         """Adam for both; with clipped weights RMSprop, because momentum makes such critics unstable (arXiv:1701.07875)."""

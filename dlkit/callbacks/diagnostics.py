@@ -101,7 +101,7 @@ class AdversarialDiagnostics(L.Callback):
         x, generated = x.flatten(1).float().cpu(), generated.flatten(1).float().cpu()
         spread = float(x.var(0, correction=0).sum().sqrt())
         self.means = [*self.means, generated.mean(0)][-WINDOW:]
-        if self.samples is not None and len(self.means) > 1:
+        if self.samples is not None and len(self.means) > 1 and spread > 0:
             moved = generated[:KEPT] - self.samples
             found["movement"] = float(moved.norm(dim=1).mean()) / spread
             found["oscillation"] = float(torch.stack(self.means).var(0, correction=0).sum().sqrt()) / spread

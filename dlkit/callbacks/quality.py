@@ -55,6 +55,7 @@ class Quality(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if not isinstance(pl_module, Samples):
             raise ValueError(f"{type(pl_module).__name__} does not sample: leave dlkit.callbacks.Quality out")
+        check_kind(trainer.datamodule)  # pyright: ignore[reportAttributeAccessIssue]
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.sanity_checking:
@@ -72,11 +73,7 @@ class Quality(L.Callback):
             method.log(f"{stage}/{name}", float(value), sync_dist=trainer.world_size > 1)
 
     def measure(self, method: Any, data: Any, stage: str, number: int) -> dict[str, Any]:
-        """The metrics by name; with `stage` "test" those of real examples too.
-
-        Raises:
-            ValueError: the data is none of the kinds that can be measured.
-        """
+        """The metrics by name; with `stage` "test" those of real examples too."""
         testing = stage == "test"
         if isinstance(data, KnownMixture):
             found = of_mixture(data, samples(method, number))
@@ -96,12 +93,7 @@ class Quality(L.Callback):
                 found |= {"judge_accuracy": judge.accuracy, **prefixed(of_stacks(judge, data, real(data, "train", number)))}
                 found["uniform_kl"] = counts.compute()["kl"]
             return found
-        if len(data.data_shape) == 3 and data.num_classes:
-            return self.of_pictures(method, data, stage, number)
-        raise ValueError(
-            f"{type(data).__name__} is neither a known mixture nor labelled pictures, so there is no measure of its samples: "
-            f"leave dlkit.callbacks.Quality out"
-        )
+        return self.of_pictures(method, data, stage, number)
 
     def of_pictures(self, method: Any, data: Any, stage: str, number: int) -> dict[str, Any]:
         """The metrics of labelled pictures."""
@@ -126,6 +118,20 @@ class Quality(L.Callback):
 
 
 # What is measured ----------------------------------------------------------------------------------------------------
+
+
+def check_kind(data: Any) -> None:
+    """Refuses data of whose samples there is no measure.
+
+    Raises:
+        ValueError: naming the data.
+    """
+    if isinstance(data, (KnownMixture, StackedPictures)) or (len(data.data_shape) == 3 and data.num_classes):
+        return
+    raise ValueError(
+        f"{type(data).__name__} is neither a known mixture nor labelled pictures, so there is no measure of its samples: "
+        f"leave dlkit.callbacks.Quality out"
+    )
 
 
 def samples(method: Any, number: int, labels: Tensor | None = None) -> Tensor:

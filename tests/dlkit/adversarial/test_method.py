@@ -656,7 +656,7 @@ def test_both_losses_their_terms_and_the_gradients_norms_are_recorded_and_valida
     assert {f"train/{key}" for key in (*players, "critic_gradient_norm", "generator_gradient_norm")} <= recorded
     assert {f"val/{key}" for key in players} <= recorded
     terms = {key.removeprefix("val/") for key in recorded if key.startswith("val/")} - {"wasserstein", "slope"}
-    assert terms - {"penalty"} == players | ({"gap"} if name.startswith("wgan") else {"real", "fake"})
+    assert terms - {"penalty"} == players | ({"gap_not_w1"} if name.startswith("wgan") else {"real", "fake"})
     assert ("penalty" in terms) == (name in ("gan-r1", "r3gan", "conditional", "wgan-gp"))
     assert ("val/wasserstein" in recorded) == name.startswith("wgan")
     before = {key: value.clone() for key, value in method.state_dict().items()}
@@ -920,3 +920,79 @@ def test_an_infinite_step_size_stops_at_the_term_that_it_breaks():
         fit(METHODS["gan"](learning_rate=float("inf"), critic_learning_rate=1e-4))
     with pytest.raises(dlkit.NonFiniteError, match=r"term '\w*loss' of the loss is not finite at step 0"):
         fit(METHODS["gan"](learning_rate=1e-4, critic_learning_rate=float("inf")))
+
+
+# What a fresh reader broke -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("x", [torch.full((4, 1, 8, 8), 255.0), torch.full((4, 1, 8, 8), -1.0)], ids=["bytes", "centred"])
+def test_pictures_of_another_range_are_refused(x):
+    method = dlkit.GAN((1, 8, 8), 4, network="dcgan", width=4)
+    with pytest.raises(ValueError, match=r"pictures with values from .* bring them into \[0, 1\]"):
+        method.critic_loss(Examples(x))
+
+
+def test_more_classes_than_the_data_has_are_refused():
+    with pytest.raises(ValueError, match="num_classes=9 and the data has 8"):
+        fit(dlkit.GAN((2,), 2, hidden_dims=(8,), num_classes=9))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"width": 0}, "width=0 .* give 1 or more"),
+        ({"hidden_dims": (8, 0)}, r"hidden_dims=\(8, 0\): give 1 or more"),
+        ({"betas": (2.0, 3.0)}, r"betas=\(2.0, 3.0\): Adam takes two numbers in \[0, 1\)"),
+        ({"critic_steps": 1.5}, "critic_steps=1.5"),
+    ],
+)
+def test_sizes_and_betas_outside_their_range_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        dlkit.GAN((2,), 2, **settings)
+
+
+def test_no_sample_cannot_be_asked_for():
+    with pytest.raises(ValueError, match="n=0: ask for at least one sample"):
+        dlkit.GAN((2,), 2, hidden_dims=(8,)).sample(0)
+
+
+def test_clipping_sees_every_group_of_an_optimizer():
+    class Grouped(dlkit.GAN):
+        norms = ()
+
+        def build_optimizers(self):
+            trunk = [{"params": self.critic.trunk.parameters()}, {"params": self.critic.head.parameters()}]
+            return [torch.optim.SGD(trunk, lr=0.1), torch.optim.SGD(self.generator.parameters(), lr=0.1)]
+
+        def on_before_optimizer_step(self, optimizer):
+            gradients = [parameter.grad for group in optimizer.param_groups for parameter in group["params"]]
+            self.norms = (*self.norms, nn.utils.get_total_norm(gradients).item())
+
+    method = Grouped((2,), 2, hidden_dims=(8,), gradient_clip=1e-3)
+    fit(method, max_steps=2)
+    assert len(method.norms) == 4
+    assert max(method.norms) <= 1e-3 * (1 + 1e-4)
+
+
+def test_a_last_batch_of_one_example_does_not_hide_a_collapse():
+    class Collapsed(dlkit.GAN):
+        def on_validation_start(self):
+            for parameter in self.generator.parameters():
+                parameter.data.zero_()
+
+    data = Gaussians(num_examples=2000, val_size=129, batch_size=128)
+    with pytest.raises(dlkit.CollapseError):
+        trainer(max_epochs=1, limit_val_batches=1.0).fit(Collapsed((2,), 2, hidden_dims=(8,)), datamodule=data)
+
+
+def test_a_run_resumed_from_samples_that_are_hardly_apart_knows_how_far_they_were(tmp_path):
+    method = dlkit.GAN((2,), 2, hidden_dims=(8,))
+    fit(method, default_root_dir=tmp_path, enable_checkpointing=True, callbacks=[Checkpoints(every_n_seconds=0)])
+    path = next(tmp_path.rglob("last.ckpt"))
+    assert dlkit.GAN.load_from_checkpoint(path).start_spread == method.start_spread > 0
+
+
+def test_a_wgan_takes_betas_for_each_player():
+    critic, generator = dlkit.WGAN((2,), 2, betas=(0.1, 0.9), critic_betas=(0.2, 0.8)).build_optimizers()
+    assert critic.param_groups[0]["betas"] == (0.2, 0.8)
+    assert generator.param_groups[0]["betas"] == (0.1, 0.9)

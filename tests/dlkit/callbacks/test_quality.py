@@ -12,6 +12,7 @@ import dlkit
 from datamodules import Digits, Gaussians, StackedDigits
 from dlkit.callbacks import Quality, RandomState, judge
 from dlkit.callbacks.judge import judge_of
+from dlkit.callbacks.quality import check_kind
 from dlkit.evaluation import evaluate
 
 
@@ -119,8 +120,10 @@ def test_a_judge_is_trained_once_for_the_same_data_and_anew_for_other(cache, mon
         assert torch.equal(value, again.classifier.state_dict()[key])
     assert again.accuracy == first.accuracy
     assert not again.classifier.training
-    judge_of(Digits(split_seed=1))
-    assert len(list(cache.iterdir())) == 2
+    for other in (Digits(split_seed=1), Digits(binarize="static")):
+        count = len(list(cache.iterdir()))
+        judge_of(other)
+        assert len(list(cache.iterdir())) == count + 1
 
 
 def test_a_judge_that_is_damaged_or_holds_code_is_replaced_and_runs_nothing(cache, monkeypatch, tmp_path):
@@ -186,4 +189,4 @@ def test_what_cannot_be_measured_is_refused():
         num_classes = None
 
     with pytest.raises(ValueError, match="neither a known mixture nor labelled pictures"):
-        measured(Copies((1, 8, 8), torch.rand(10, 1, 8, 8)), Unlabelled())
+        check_kind(Unlabelled())
