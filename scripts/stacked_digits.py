@@ -4,7 +4,8 @@
     python scripts/stacked_digits.py --table    # only rewrites docs/stacked-digits.md from the runs that are there
 
 Each cell is the recipe `stacked-digits-rpgan` with other settings; its runs lie in `stacked-digits` below the folder it is
-started in, one folder a run, so that several of these commands can share the work (--share 0/2 and --share 1/2).
+started in, one folder a run, so that several of these commands can share the work (--share 0/2 and --share 1/2). What the
+finished runs say is recorded in `docs/stacked-digits.json`, and what is recorded is not run again.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ import numpy as np
 
 ROOT = Path(__file__).parent.parent
 TARGET = ROOT / "docs" / "stacked-digits.md"
+RECORD = TARGET.with_suffix(".json")
+KEPT = ("test/modes", "test/kl", "test/judge_accuracy", "test/real_modes", "test/real_kl", "test/uniform_kl")
 FIT = Path(__file__).parent / "fit.py"
 RUNS = Path("stacked-digits")
 EPOCHS = 2
@@ -41,15 +44,26 @@ def folder(cell: tuple[str, str, str], seed: int) -> Path:
     return RUNS / f"{objective}-{penalty}-{list(OPTIMIZERS).index(optimizer)}-seed{seed}"
 
 
-def result(cell: tuple[str, str, str], seed: int) -> dict[str, float] | None:
-    """The test metrics of a finished run, with its seconds."""
+def results() -> dict[str, dict[str, float]]:
+    """What the finished runs say, here and in the record, by the name of the run's folder; brings the record up to date."""
+    record = json.loads(RECORD.read_text()) if RECORD.is_file() else {}
+    for cell, seed in itertools.product(cells(), SEEDS):
+        found = finished_run(cell, seed)
+        if found is not None:
+            record[folder(cell, seed).name] = found
+    RECORD.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+    return record
+
+
+def finished_run(cell: tuple[str, str, str], seed: int) -> dict[str, float] | None:
+    """The test metrics of a run that is here and has finished, with its seconds."""
     runs = (folder(cell, seed) / "lightning_logs" / "stacked-digits-rpgan").glob("version_*")
     finished = [run for run in runs if (run / "test.json").is_file()]
     if not finished:
         return None
     run = finished[-1]
     metrics = json.loads((run / "test.json").read_text())["metrics"]
-    return {**metrics, "seconds": json.loads((run / "run.json").read_text())["seconds"]}
+    return {**{name: metrics[name] for name in KEPT}, "seconds": json.loads((run / "run.json").read_text())["seconds"]}
 
 
 def train(cell: tuple[str, str, str], seed: int) -> None:
@@ -69,9 +83,9 @@ def train(cell: tuple[str, str, str], seed: int) -> None:
             print(f"failed: see {where / 'log.txt'}", file=sys.stderr)
 
 
-def line(cell: tuple[str, str, str]) -> str:
+def line(cell: tuple[str, str, str], record: dict[str, dict[str, float]]) -> str:
     """One row of the table: mean and standard error over seeds."""
-    found = [metrics for seed in SEEDS if (metrics := result(cell, seed)) is not None]
+    found = [record[name] for seed in SEEDS if (name := folder(cell, seed).name) in record]
     if not found:
         return f"| {' | '.join(cell)} | not run | | | |"
     values = {name: np.array([metrics[name] for metrics in found]) for name in ("test/modes", "test/kl", "seconds")}
@@ -81,9 +95,9 @@ def line(cell: tuple[str, str, str]) -> str:
     return f"| {' | '.join(cell)} | {modes} | {kl} | {len(found)} | {values['seconds'].mean():.0f} s |"
 
 
-def table() -> str:
+def table(record: dict[str, dict[str, float]]) -> str:
     """The page."""
-    found = next((metrics for cell in cells() for seed in SEEDS if (metrics := result(cell, seed)) is not None), None)
+    found = next(iter(record.values()), None)
     floor = ""
     if found is not None:
         floor = (
@@ -98,7 +112,7 @@ def table() -> str:
         f"`stacked-digits-rpgan` (same networks, batch 64, moving average, cosine schedule) for {EPOCHS} epochs, with the "
         "settings of its row; one thread. Written by `scripts/stacked_digits.py`.\n\n" + floor
         + "| objective | penalty | Adam: step size, betas | modes | KL | seeds | training |\n|---|---|---|---|---|---|---|\n"
-        + "\n".join(map(line, cells())) + "\n"
+        + "\n".join(line(cell, record) for cell in cells()) + "\n"
     )  # fmt: skip
 
 
@@ -111,11 +125,12 @@ def main() -> None:
         first, number = map(int, arguments.share.split("/"))
         runs = [(cell, seed) for seed in SEEDS for cell in cells()]
         for cell, seed in runs[first::number]:
-            if result(cell, seed) is None:
+            if folder(cell, seed).name not in results():
                 train(cell, seed)
     _, _, after = TARGET.read_text().partition("## What it says") if TARGET.is_file() else ("", "", "")
-    TARGET.write_text(table() + (f"\n## What it says{after}" if after else ""))
-    print(table())
+    page = table(results())
+    TARGET.write_text(page + (f"\n## What it says{after}" if after else ""))
+    print(page)
 
 
 if __name__ == "__main__":
