@@ -85,7 +85,8 @@ def test_a_judge_of_digits_is_good_and_sees_the_modes_of_stacked_ones(trained, m
     found = measured(Copies((3, 8, 8), x[y < 100]), data, 5000)
     assert 95 <= found["modes"] <= 250  # the judge errs on some channels
     assert found["real_modes"] > 980
-    assert found["uniform_kl"] < found["real_kl"] < 0.3 < found["kl"]
+    assert found["real_kl"] == pytest.approx(found["uniform_kl"], abs=0.05)  # both mostly the noise of 5000 draws
+    assert found["kl"] > 1
 
 
 @pytest.mark.slow
