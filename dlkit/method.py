@@ -15,7 +15,7 @@ import math
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import lightning as L
 import torch
@@ -25,7 +25,7 @@ import dlkit
 from dlkit.errors import NonFiniteError
 
 Terms = dict[str, Tensor]
-Schedule = Literal["constant", "cosine"]
+Schedule = Literal["constant", "linear", "cosine"]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 NEVER = torch.iinfo(torch.int64).max
@@ -99,8 +99,8 @@ class Method(L.LightningModule):
 
     Attributes:
         learning_rate: step size of the default optimizer, Adam.
-        schedule: "constant", or "cosine" to zero over the whole run (Loshchilov and Hutter 2017, arXiv:1608.03983,
-            without restarts).
+        schedule: "constant", or "linear" or "cosine" to zero over the whole run (Loshchilov and Hutter 2017,
+            arXiv:1608.03983, without restarts).
         compiled_networks: the networks that gain from `--compile`, by attribute name.
     """
 
@@ -190,14 +190,15 @@ class Method(L.LightningModule):
         Raises:
             ValueError: an unknown schedule.
         """
-        if self.schedule not in ("constant", "cosine"):
-            raise ValueError(f"unknown schedule {self.schedule!r}: use 'constant' or 'cosine'")
+        if self.schedule not in get_args(Schedule):
+            raise ValueError(f"unknown schedule {self.schedule!r}: use 'constant', 'linear' or 'cosine'")
         if self.schedule == "constant":
             return None
 
         def factor(step: int) -> float:
             # At step 0, when the scheduler is made, the length of the run is not known yet, nor needed.
-            return 1.0 if step == 0 else 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.total_steps())))
+            share = min(1.0, step / self.total_steps()) if step else 0.0
+            return 1 - share if self.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * share))
 
         return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
@@ -212,7 +213,7 @@ class Method(L.LightningModule):
         if trainer.max_epochs is not None and trainer.max_epochs >= 0:
             limits.append(trainer.max_epochs * math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches))
         if not limits:
-            raise ValueError("schedule='cosine' ends with the run: set trainer.max_epochs or trainer.max_steps")
+            raise ValueError(f"schedule={self.schedule!r} ends with the run: set trainer.max_epochs or trainer.max_steps")
         return min(limits)
 
     # Checkpoints -----------------------------------------------------------------------------------------------------

@@ -160,6 +160,13 @@ class HasCriticCurves(Protocol):
 
 
 @runtime_checkable
+class Labelled(Protocol):
+    """A datamodule that knows how many classes its labels have; None where it has none."""
+
+    num_classes: int | None
+
+
+@runtime_checkable
 class KnownMixture(Protocol):
     """A datamodule of an even mixture of equal isotropic Gaussians."""
 

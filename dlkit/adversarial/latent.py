@@ -19,6 +19,7 @@ from dlkit.nn.adversarial import (
     build_generator,
     has_batch_norm,
 )
+from dlkit.protocols import Labelled
 
 
 class LatentAdversarialMethod(AdversarialMethod):
@@ -109,7 +110,8 @@ class LatentAdversarialMethod(AdversarialMethod):
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
-        known = getattr(self.trainer.datamodule, "num_classes", None)  # pyright: ignore[reportAttributeAccessIssue]
+        data = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        known = data.num_classes if isinstance(data, Labelled) else None
         if self.num_classes and known and self.num_classes > known:
             raise ValueError(
                 f"num_classes={self.num_classes} and the data has {known}: the others would be drawn and never be learnt"

@@ -79,7 +79,7 @@ class OptimalCritics(Method):
         penalty_weight: lambda of the Wasserstein critics' gradient penalty.
         hidden_dims: widths of every network.
         learning_rate: Adam's step size.
-        schedule: "constant", or "cosine" to zero.
+        schedule: "constant", or "linear" or "cosine" to zero.
 
     Raises:
         ValueError: no separations, or a value that is not positive.
@@ -140,7 +140,7 @@ class OptimalCritics(Method):
         slope = slopes(input_gradient(self.critics(between.unflatten(0, (-1, count))), between))
         penalty = gradient_penalty(slope)
         loss = len(self.separations) * (discriminator - gap + self.penalty_weight * penalty)
-        return loss, {"value": -discriminator, "gap": gap, "penalty": penalty}
+        return loss, {"value": -discriminator, "gap_not_w1": gap, "penalty": penalty}
 
     def evaluation_step(self, stage: str, batch: Examples) -> None:
         """Records the loss on held-out points, and how far the critics are from optimal ones.

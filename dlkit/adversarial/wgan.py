@@ -54,7 +54,7 @@ class WGAN(LatentAdversarialMethod):
         critic_learning_rate: step size for the critic.
         betas: Adam's, for the generator, and for the critic if `critic_betas` is None; RMSprop has none.
         critic_betas: Adam's, for the critic.
-        schedule: "constant", or "cosine" to zero.
+        schedule: "constant", or "linear" or "cosine" to zero.
         gradient_clip: the largest norm of each player's gradient, or None.
         accumulation_steps: cuts each step's examples into so many pieces, of which one at a time is in memory.
 

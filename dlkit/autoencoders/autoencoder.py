@@ -35,7 +35,7 @@ class Autoencoder(Method):
         hidden_dims: widths of the encoder's hidden layers; the decoder has them in reverse.
         width: channels of the first convolution.
         learning_rate: Adam's step size.
-        schedule: "constant", or "cosine" to zero.
+        schedule: "constant", or "linear" or "cosine" to zero.
 
     Raises:
         ValueError: a network that cannot read the shape.

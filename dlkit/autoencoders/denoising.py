@@ -35,7 +35,7 @@ class DenoisingAutoencoder(Autoencoder):
             "salt-pepper" sets each with probability `noise` to 0 or 1, evenly.
         noise: standard deviation, in the data's units, or probability.
         learning_rate: Adam's step size.
-        schedule: "constant", or "cosine" to zero.
+        schedule: "constant", or "linear" or "cosine" to zero.
 
     Raises:
         ValueError: an unknown corruption, or a noise outside its range.

@@ -62,7 +62,7 @@ class VAE(Method):
         num_classes: conditions encoder and decoder on a class label, p(x | y), when it is not None.
         test_samples: importance samples of the test's `nll`.
         learning_rate: Adam's step size.
-        schedule: "constant", or "cosine" to zero.
+        schedule: "constant", or "linear" or "cosine" to zero.
 
     Raises:
         ValueError: a network that cannot read the shape, values outside the likelihood's range, labels missing or out

@@ -8,13 +8,12 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
-from dlkit.batches import Examples
 from dlkit.callbacks import drawing
+from dlkit.callbacks.first_examples import FirstExamples, in_training
 from dlkit.callbacks.random_state import isolated
-from dlkit.callbacks.summary import writer
+from dlkit.callbacks.summary import steps_done, writer
 from dlkit.protocols import Discriminates, Pulls, Samples, SamplesByLabel
 
 EXAMPLES = 512
@@ -32,7 +31,7 @@ ROWS = {
 }
 
 
-class AdversarialDiagnostics(L.Callback):
+class AdversarialDiagnostics(FirstExamples):
     """Shows after each validation, on held-out examples and samples of the same latents each time:
 
     - oscillation: `val/movement`, the mean distance between the samples of the same latents in this validation and in the
@@ -51,8 +50,10 @@ class AdversarialDiagnostics(L.Callback):
         ValueError: a method that does not sample, or has no critic.
     """
 
+    most = EXAMPLES
+
     def __init__(self) -> None:
-        self.seen: list[Examples] = []
+        super().__init__()
         self.samples: Tensor | None = None
         self.means: list[Tensor] = []
         self.history: dict[str, list[float]] = {name: [] for name in ("step", *chain(*ROWS.values()))}
@@ -60,25 +61,12 @@ class AdversarialDiagnostics(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         check_players(pl_module, type(self).__name__)
 
-    def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: STEP_OUTPUT,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        if in_training(trainer) and sum(len(seen.x) for seen in self.seen) < EXAMPLES:
-            self.seen.append(Examples(*batch))
-
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not self.seen:
+        examples = self.take()
+        if examples is None:
             return
-        x = torch.cat([batch.x for batch in self.seen])[:EXAMPLES]
-        known = [batch.y for batch in self.seen if batch.y is not None]
-        labels = torch.cat(known)[:EXAMPLES] if known and is_conditional(pl_module) else None
-        self.seen = []
+        x = examples.x[:EXAMPLES]
+        labels = examples.y[:EXAMPLES] if examples.y is not None and is_conditional(pl_module) else None
         with isolated(SEED):
             found = self.measure(trainer, pl_module, x, labels)
         for name, value in found.items():
@@ -132,11 +120,6 @@ class AdversarialDiagnostics(L.Callback):
         self.samples, self.means, self.history = state_dict["samples"], state_dict["means"], state_dict["history"]
 
 
-def in_training(trainer: L.Trainer) -> bool:
-    """Whether a validation is one of training's own."""
-    return not trainer.sanity_checking and trainer.state.fn == "fit"
-
-
 def check_players(method: L.LightningModule, callback: str) -> None:
     """Refuses a method without a generator and a critic.
 
@@ -150,8 +133,3 @@ def check_players(method: L.LightningModule, callback: str) -> None:
 def is_conditional(method: Any) -> bool:
     """Whether samples are drawn, and judged, by label."""
     return isinstance(method, SamplesByLabel) and method.num_classes is not None
-
-
-def steps_done(trainer: L.Trainer) -> int:
-    """Batches trained on so far."""
-    return trainer.fit_loop.epoch_loop._batches_that_stepped

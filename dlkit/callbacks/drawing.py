@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,6 +39,16 @@ def square(pictures: Tensor, columns: int) -> Tensor:
     """(n, ...) -> (n // columns, columns, ...), what is left over dropped."""
     rows = len(pictures) // columns
     return pictures[: rows * columns].unflatten(0, (rows, columns))
+
+
+def aligned(rows: Sequence[Tensor], columns: int) -> Tensor:
+    """Pictures that belong together, one above the other: the first pictures of each row, then the next, and so on.
+
+    Args:
+        rows: each (n, channels, height, width).
+        columns: how many side by side, where there are as many.
+    """
+    return grid(torch.stack([square(row, min(columns, len(row))) for row in rows], 1).flatten(0, 1))
 
 
 def figure(width: float = 5.0, height: float = 4.0, mosaic: Any = None, **layout: Any) -> tuple[Figure, Any]:

@@ -7,14 +7,14 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from dlkit.batches import Examples
 from dlkit.callbacks import drawing
+from dlkit.callbacks.first_examples import FirstExamples, in_training
 from dlkit.callbacks.random_state import isolated
-from dlkit.callbacks.summary import writer
+from dlkit.callbacks.summary import steps_done, writer
 from dlkit.protocols import (
     Classifies,
     Decodes,
@@ -30,13 +30,12 @@ from dlkit.protocols import (
 
 COLUMNS = 12
 STEPS = 11
-MOST_EXAMPLES = 2000
 MOST_DIMENSIONS = 10
 FEWEST_FOR_A_DENSITY = 100
 SEED = 1
 
 
-class Pictures(L.Callback):
+class Pictures(FirstExamples):
     """Draws pictures into TensorBoard after validation, from the first validation examples and from fixed latents.
 
     By protocol: input over reconstruction; corrupted, denoised and clean; samples; interpolations; latent traversals; the
@@ -48,42 +47,29 @@ class Pictures(L.Callback):
         class_names: a name for each class, for legends.
     """
 
+    most = 2000
+
     def __init__(self, every_n_epochs: int = 1, class_names: tuple[str, ...] = ()) -> None:
         if every_n_epochs < 1:
             raise ValueError(f"every_n_epochs={every_n_epochs}: draw every 1 or more epochs")
+        super().__init__()
         self.every_n_epochs = every_n_epochs
         self.class_names = class_names
-        self.seen: list[Examples] = []
 
-    def due(self, trainer: L.Trainer) -> bool:
-        if trainer.sanity_checking or trainer.state.fn != "fit" or writer(trainer) is None:
+    def wanted(self, trainer: L.Trainer) -> bool:
+        if not in_training(trainer) or writer(trainer) is None:
             return False
         return self.last_epoch(trainer) or (trainer.current_epoch + 1) % self.every_n_epochs == 0
 
     def last_epoch(self, trainer: L.Trainer) -> bool:
         return trainer.current_epoch + 1 == trainer.max_epochs or 0 < trainer.max_steps <= trainer.global_step
 
-    def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: STEP_OUTPUT,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        if isinstance(batch, Examples) and sum(len(seen.x) for seen in self.seen) < MOST_EXAMPLES and self.due(trainer):
-            self.seen.append(batch)
-
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        board = writer(trainer)
-        if board is None or not self.seen:
+        board, examples = writer(trainer), self.take()
+        if board is None or examples is None:
             return
-        labels = [batch.y for batch in self.seen if batch.y is not None]
-        examples = Examples(torch.cat([batch.x for batch in self.seen]), torch.cat(labels) if labels else None)
-        self.seen = []
         with isolated(SEED):
-            step = trainer.fit_loop.epoch_loop._batches_that_stepped
+            step = steps_done(trainer)
             self.draw(board, step, pl_module, examples)
             if self.last_epoch(trainer) and isinstance(pl_module, Encodes):
                 self.project(board, step, pl_module, examples)
@@ -110,10 +96,10 @@ class Pictures(L.Callback):
             if isinstance(method, Denoises):
                 corrupted = method.corrupt(few)
                 rows = [few, corrupted, method.denoise(corrupted)]
-                self.add_rows(board, "denoising/clean_corrupted_denoised", rows, step)
+                board.add_image("denoising/clean_corrupted_denoised", drawing.aligned(rows, COLUMNS), step)
             elif isinstance(method, Reconstructs):
                 rows = [few, method.reconstruct(few, few_labels)]
-                self.add_rows(board, "reconstruction/input_above_output", rows, step)
+                board.add_image("reconstruction/input_above_output", drawing.aligned(rows, COLUMNS), step)
             if isinstance(method, FitsLatentDensity):
                 for kind in ("gaussian", "mixture") if len(x) > FEWEST_FOR_A_DENSITY else ():
                     # A shallow copy shares the networks and keeps the density, which is only for this picture, to itself.
@@ -150,11 +136,6 @@ class Pictures(L.Callback):
             names = self.names(torch.arange(probabilities.shape[1]))
             board.add_figure("confusion", drawing.confusion_matrix(probabilities, truth, names), step)
             board.add_figure("reliability", drawing.reliability(probabilities, truth), step)
-
-    def add_rows(self, board: SummaryWriter, tag: str, rows: list[Tensor], step: int) -> None:
-        """Blocks of aligned rows: the first pictures of each, then the next, and so on."""
-        tables = [drawing.square(row, min(COLUMNS, len(row))) for row in rows]
-        board.add_image(tag, drawing.grid(torch.stack(tables, 1).flatten(0, 1)), step)
 
     def add_grid(self, board: SummaryWriter, tag: str, pictures: Tensor, step: int) -> None:
         """One table of pictures."""

@@ -9,8 +9,10 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from dlkit.callbacks import drawing
 from dlkit.callbacks.judge import Judge, judge_of
 from dlkit.callbacks.random_state import isolated
+from dlkit.callbacks.summary import steps_done, writer
 from dlkit.metrics.features import FeatureNetwork, frechet_distance, kernel_distance
 from dlkit.metrics.manifolds import PrecisionRecallDensityCoverage
 from dlkit.metrics.modes import ClassModes, MixtureModes
@@ -21,6 +23,7 @@ from dlkit.protocols import KnownMixture, Samples, SamplesByLabel, StackedPictur
 CHUNK = 1000
 SEED = 3
 MOST_NEIGHBOURS = 5000
+CANDIDATES, CLOSEST = 240, 24
 
 
 class Quality(L.Callback):
@@ -30,7 +33,8 @@ class Quality(L.Callback):
     KL divergence over modes, and in the test the Wasserstein-1 distance; of stacked pictures the modes that the judge sees
     and their KL divergence; of labelled pictures the Frechet and kernel distances on the judge's features (`judge_fid`,
     `judge_kid`: not Inception's), precision, recall, density and coverage, the share of conditional samples that the
-    judge puts into their class, and in the test a two-sample test and the distance to the nearest training example.
+    judge puts into their class, and in the test a two-sample test and the distance to the nearest training example. Of these
+    pictures the 24 samples of 240 that come closest to a training example are shown above the examples they come close to.
 
     In the test the same is measured of as many real examples in the place of samples, under `test/real_...`: the best that is
     to be had. For mixtures those are test examples; otherwise training examples, held against the test part as the samples are,
@@ -60,6 +64,7 @@ class Quality(L.Callback):
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.sanity_checking:
             self.record(trainer, pl_module, "val", self.val_samples)
+            self.show_closest(trainer, pl_module)
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.record(trainer, pl_module, "test", self.num_samples)
@@ -71,6 +76,21 @@ class Quality(L.Callback):
             found = self.measure(method, data, stage, number)
         for name, value in found.items():
             method.log(f"{stage}/{name}", float(value), sync_dist=trainer.world_size > 1)
+
+    def show_closest(self, trainer: L.Trainer, method: Any) -> None:
+        """Draws those of some samples that are closest to training examples, each above its example."""
+        data, board = trainer.datamodule, writer(trainer)  # pyright: ignore[reportAttributeAccessIssue]
+        if board is None or isinstance(data, (KnownMixture, StackedPictures)):
+            return
+        with isolated(SEED):
+            metric = NearestNeighbours()
+            metric.update(real(data, "train", len(data.splits["train"].x)), "train")
+            metric.update(samples(method, CANDIDATES), "generated")
+        board.add_image(
+            "samples/closest_above_training_example",
+            drawing.aligned(metric.neighbours(CLOSEST), CLOSEST // 2),
+            steps_done(trainer),
+        )
 
     def measure(self, method: Any, data: Any, stage: str, number: int) -> dict[str, Any]:
         """The metrics by name; with `stage` "test" those of real examples too."""

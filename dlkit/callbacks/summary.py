@@ -23,6 +23,11 @@ def writer(trainer: L.Trainer) -> SummaryWriter | None:
     return None
 
 
+def steps_done(trainer: L.Trainer) -> int:
+    """Batches trained on so far: where on TensorBoard's axis a run is."""
+    return trainer.fit_loop.epoch_loop._batches_that_stepped
+
+
 class Summary(L.Callback):
     """Writes the HParams entry with the validation metrics, one chart for each term's `train/` and `val/` curves, the
     learning rate and the speed, and `run.json` with the seed, the wall-clock time and the final metrics.
@@ -62,7 +67,7 @@ class Summary(L.Callback):
             examples = pl_module.batch_size(batch) * trainer.world_size * min(trainer.log_every_n_steps, batch_idx + 1)  # pyright: ignore[reportAttributeAccessIssue]
             metrics["train/examples_per_second"] = examples / max(now - self.logged_at, 1e-9)
         self.logged_at = now
-        trainer.logger.log_metrics(metrics, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
+        trainer.logger.log_metrics(metrics, step=steps_done(trainer))
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.logged_at = time.monotonic()

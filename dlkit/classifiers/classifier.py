@@ -36,7 +36,7 @@ class Classifier(Method):
         label_smoothing: share of the target spread evenly over the classes (Szegedy et al. 2016, arXiv:1512.00567);
             the loss that evaluation records is never smoothed.
         learning_rate: Adam's step size.
-        schedule: "constant", or "cosine" to zero.
+        schedule: "constant", or "linear" or "cosine" to zero.
 
     Raises:
         ValueError: a network that cannot read the shape; labels missing or out of range.

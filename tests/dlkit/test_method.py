@@ -187,21 +187,23 @@ def test_training_terms_are_logged_on_the_steps_that_the_logger_writes_and_on_no
     assert len([row for row in rows[1:] if row]) == 28 // 4
 
 
-def test_the_cosine_schedule_ends_at_zero_with_the_run():
-    method, rates = dlkit.Autoencoder((1, 8, 8), 2, "linear", learning_rate=0.1, schedule="cosine"), []
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_a_falling_schedule_ends_at_zero_with_the_run(schedule):
+    method, rates = dlkit.Autoencoder((1, 8, 8), 2, "linear", learning_rate=0.1, schedule=schedule), []
 
     class Rates(L.Callback):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
             rates.append(trainer.optimizers[0].param_groups[0]["lr"])
 
     trainer(max_epochs=2, limit_val_batches=0, callbacks=[Rates()]).fit(method, datamodule=Digits(batch_size=300))
-    expected = [0.05 * (1 + torch.cos(torch.tensor(torch.pi * step / 8)).item()) for step in range(8)]
-    assert rates == pytest.approx(expected, abs=1e-7)
+    cosine = [0.05 * (1 + torch.cos(torch.tensor(torch.pi * step / 8)).item()) for step in range(8)]
+    linear = [0.1 * (8 - step) / 8 for step in range(8)]
+    assert rates == pytest.approx(linear if schedule == "linear" else cosine, abs=1e-7)
 
 
-def test_a_cosine_schedule_without_an_end_is_refused():
-    method = dlkit.Autoencoder((1, 8, 8), 2, "linear", schedule="cosine")
-    with pytest.raises(ValueError, match=r"set trainer\.max_epochs or trainer\.max_steps"):
+def test_a_falling_schedule_without_an_end_is_refused():
+    method = dlkit.Autoencoder((1, 8, 8), 2, "linear", schedule="linear")
+    with pytest.raises(ValueError, match=r"schedule='linear' ends with the run: set trainer\.max_epochs or trainer\.max_steps"):
         trainer(max_epochs=-1).fit(method, datamodule=Digits())
 
 

@@ -132,7 +132,7 @@ def test_the_loss_is_the_sum_over_the_separations():
     # Critics that start at zero: V = -log 4, no gap, and a slope of 0 everywhere.
     assert loss.item() == pytest.approx(4 * (math.log(4) + 10), rel=1e-5)
     assert terms["value"].item() == pytest.approx(-math.log(4))
-    assert terms["gap"].item() == 0
+    assert terms["gap_not_w1"].item() == 0
     real, generated = method.points(batch)
     assert real.shape == generated.shape == (4, min(int((batch.y == 0).sum()), int((batch.y == 1).sum())), 1)
     torch.testing.assert_close((generated - real).mean((1, 2)), torch.tensor(SEPARATIONS), atol=0.2, rtol=0)
@@ -180,7 +180,7 @@ def test_a_run_records_the_errors_and_draws_the_critics(tmp_path):
     scalars = {name for name in board.Tags()["scalars"] if name.startswith("val/")}
     gradients = {f"val/{name}_gradient_at_{s}" for name in ("minimax", "wasserstein") for s in ("2", "2.5", "6")}
     errors = {"val/discriminator_error", "val/value_error", "val/wasserstein_error", "val/gradient_ratio"}
-    assert scalars == {"val/loss", "val/value", "val/gap", "val/penalty", *gradients, *errors}
+    assert scalars == {"val/loss", "val/value", "val/gap_not_w1", "val/penalty", *gradients, *errors}
     found = method.by_separation()
     last = board.Scalars("val/value_error")[-1].value
     assert last == pytest.approx(float((found["exact_value"] - found["value"]).mean()), rel=1e-4)

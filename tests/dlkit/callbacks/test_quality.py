@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import dlkit
 from datamodules import Digits, Gaussians, StackedDigits
@@ -178,6 +183,25 @@ def test_the_samples_measured_do_not_disturb_training():
 
     for key, value in weights([]).items():
         assert torch.equal(value, weights([Quality(val_samples=100)])[key])
+
+
+def test_the_samples_closest_to_training_examples_are_shown_above_them(trained, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(trained))
+    copied = examples(Digits(), "train")[0][:4]
+    # Copies among noise: they come first, each above itself; what follows are two different pictures.
+    method = Copies((1, 8, 8), torch.cat([copied, torch.rand(300, 1, 8, 8)]))
+    L.Trainer(
+        accelerator="cpu", max_epochs=1, logger=TensorBoardLogger(tmp_path, name="", version=""), enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, limit_train_batches=1,
+        log_every_n_steps=1, callbacks=[Quality(val_samples=100)],
+    ).fit(method, datamodule=Digits(batch_size=100))  # fmt: skip
+    board = EventAccumulator(str(tmp_path)).Reload()
+    (image,) = board.Images("samples/closest_above_training_example")
+    pixels = np.asarray(Image.open(io.BytesIO(image.encoded_image_string)))
+    cell = pixels.shape[0] // 4
+    assert pixels.shape == (4 * cell, 12 * cell, 3)
+    assert np.array_equal(pixels[:cell, :cell], pixels[cell : 2 * cell, :cell])
+    assert not np.array_equal(pixels[:cell, -cell:], pixels[cell : 2 * cell, -cell:])
 
 
 def test_what_cannot_be_measured_is_refused():
