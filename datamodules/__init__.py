@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from datamodules.gaussians import Gaussians
     from datamodules.images import Images
     from datamodules.mnist import KMNIST, MNIST, FashionMNIST
+    from datamodules.palindromes import Palindromes
     from datamodules.stacked import StackedDigits
 
 # Public name -> the module that defines it; names are imported when they are first used.
@@ -23,9 +24,10 @@ EXPORTS = {
     "Images": "datamodules.images",
     "Gaussians": "datamodules.gaussians",
     "StackedDigits": "datamodules.stacked",
+    "Palindromes": "datamodules.palindromes",
 }
 
-__all__ = ["CIFAR10", "KMNIST", "MNIST", "Digits", "FashionMNIST", "Gaussians", "Images", "StackedDigits"]
+__all__ = ["CIFAR10", "KMNIST", "MNIST", "Digits", "FashionMNIST", "Gaussians", "Images", "Palindromes", "StackedDigits"]
 
 
 def __getattr__(name: str) -> Any:

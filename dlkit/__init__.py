@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from dlkit.autoencoders.autoencoder import Autoencoder
     from dlkit.autoencoders.denoising import DenoisingAutoencoder
     from dlkit.autoencoders.vae import VAE
-    from dlkit.batches import Examples
+    from dlkit.batches import Examples, Sequences
     from dlkit.classifiers.classifier import Classifier
     from dlkit.errors import CollapseError, NonFiniteError
     from dlkit.method import Method, load
+    from dlkit.sequences.classifier import SequenceClassifier
 
 __version__ = "0.1.0"
 
@@ -30,6 +31,7 @@ EXPORTS = {
     "CollapseError": "dlkit.errors",
     "load": "dlkit.method",
     "Examples": "dlkit.batches",
+    "Sequences": "dlkit.batches",
     "Classifier": "dlkit.classifiers.classifier",
     "Autoencoder": "dlkit.autoencoders.autoencoder",
     "DenoisingAutoencoder": "dlkit.autoencoders.denoising",
@@ -38,6 +40,7 @@ EXPORTS = {
     "GAN": "dlkit.adversarial.gan",
     "WGAN": "dlkit.adversarial.wgan",
     "OptimalCritics": "dlkit.adversarial.optimal_critics",
+    "SequenceClassifier": "dlkit.sequences.classifier",
 }
 
 __all__ = [
@@ -53,6 +56,8 @@ __all__ = [
     "Method",
     "NonFiniteError",
     "OptimalCritics",
+    "SequenceClassifier",
+    "Sequences",
     "load",
 ]
 

@@ -12,6 +12,20 @@ from typing import NamedTuple
 from torch import Tensor
 
 
+class Sequences(NamedTuple):
+    """Independent sequences of different lengths, padded to the longest of them, with a class label each.
+
+    Attributes:
+        x: (batch, time), int64 tokens, 0 at the padding; or (batch, time, features), float32.
+        lengths: (batch,), int64, how many steps of each are real, from the first.
+        y: (batch,), int64 class indices.
+    """
+
+    x: Tensor
+    lengths: Tensor
+    y: Tensor
+
+
 class Examples(NamedTuple):
     """Independent examples of one fixed shape, with a class label each when the data has labels.
 
