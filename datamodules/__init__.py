@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from datamodules.mnist import KMNIST, MNIST, FashionMNIST
     from datamodules.palindromes import Palindromes
     from datamodules.stacked import StackedDigits
+    from datamodules.text_classification import TextClassification
 
 # Public name -> the module that defines it; names are imported when they are first used.
 EXPORTS = {
@@ -25,9 +26,21 @@ EXPORTS = {
     "Gaussians": "datamodules.gaussians",
     "StackedDigits": "datamodules.stacked",
     "Palindromes": "datamodules.palindromes",
+    "TextClassification": "datamodules.text_classification",
 }
 
-__all__ = ["CIFAR10", "KMNIST", "MNIST", "Digits", "FashionMNIST", "Gaussians", "Images", "Palindromes", "StackedDigits"]
+__all__ = [
+    "CIFAR10",
+    "KMNIST",
+    "MNIST",
+    "Digits",
+    "FashionMNIST",
+    "Gaussians",
+    "Images",
+    "Palindromes",
+    "StackedDigits",
+    "TextClassification",
+]
 
 
 def __getattr__(name: str) -> Any:

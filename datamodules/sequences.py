@@ -63,12 +63,22 @@ class SequenceData(L.LightningDataModule):
         parts = self.load()
         train, number = parts["train"], len(self.lengths(parts["train"]))
         if "val" not in parts and self.val_size:
-            if self.val_size >= number:
-                raise ValueError(f"val_size={self.val_size} leaves nothing of the {number} training sequences: lower it")
-            order = torch.randperm(number, generator=torch.Generator().manual_seed(self.split_seed))
-            parts["val"] = select(train, order[: self.val_size])
-            parts["train"] = select(train, order[self.val_size :].sort().values)
+            kept = self.training_rows(number)
+            held_out = torch.ones(number, dtype=torch.bool)
+            held_out[kept] = False
+            parts["val"], parts["train"] = select(train, held_out.nonzero().squeeze(1)), select(train, kept)
         self.splits = parts
+
+    def training_rows(self, number: int) -> Tensor:
+        """Which of the training part's sequences are not held out for validation: (n,), int64, in order.
+
+        Raises:
+            ValueError: none would be left.
+        """
+        if self.val_size >= number:
+            raise ValueError(f"val_size={self.val_size} leaves nothing of the {number} training sequences: lower it")
+        order = torch.randperm(number, generator=torch.Generator().manual_seed(self.split_seed))
+        return order[self.val_size :].sort().values
 
     def train_dataloader(self) -> BucketLoader:
         # overfit_batches asks for the same batches in every epoch

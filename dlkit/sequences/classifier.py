@@ -1,6 +1,6 @@
 """SequenceClassifier: a class for a whole sequence.
 
-    h_1 .. h_T = network(x_1 .. x_T),   p(y | x) = softmax(A pool(h_1 .. h_T) + b),   L = -(1/N) sum_n log p(y_n | x_n)
+h_1 .. h_T = network(x_1 .. x_T),   p(y | x) = softmax(A pool(h_1 .. h_T) + b),   L = -(1/N) sum_n log p(y_n | x_n)
 """
 
 from __future__ import annotations

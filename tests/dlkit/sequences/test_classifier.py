@@ -117,7 +117,7 @@ def test_settings_outside_their_range_are_refused(arguments, message):
 
 
 def test_a_token_outside_the_vocabulary_and_missing_labels_are_refused():
-    x, lengths, y = batch()
+    x, lengths, _ = batch()
     with pytest.raises(ValueError, match=r"token 11 is outside 0\.\.10: set vocab_size"):
         classifier()(x.masked_fill(x == x.max(), 11), lengths)
     with pytest.raises(ValueError, match="needs labels and the data has none"):
