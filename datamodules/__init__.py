@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from datamodules.cifar import CIFAR10
+    from datamodules.conllu import CoNLLU
     from datamodules.digits import Digits
     from datamodules.gaussians import Gaussians
     from datamodules.images import Images
@@ -25,6 +26,7 @@ EXPORTS = {
     "Images": "datamodules.images",
     "Gaussians": "datamodules.gaussians",
     "StackedDigits": "datamodules.stacked",
+    "CoNLLU": "datamodules.conllu",
     "Palindromes": "datamodules.palindromes",
     "TextClassification": "datamodules.text_classification",
 }
@@ -33,6 +35,7 @@ __all__ = [
     "CIFAR10",
     "KMNIST",
     "MNIST",
+    "CoNLLU",
     "Digits",
     "FashionMNIST",
     "Gaussians",

@@ -16,11 +16,12 @@ if TYPE_CHECKING:
     from dlkit.autoencoders.autoencoder import Autoencoder
     from dlkit.autoencoders.denoising import DenoisingAutoencoder
     from dlkit.autoencoders.vae import VAE
-    from dlkit.batches import Examples, Sequences
+    from dlkit.batches import Examples, Sequences, TaggedWords
     from dlkit.classifiers.classifier import Classifier
     from dlkit.errors import CollapseError, NonFiniteError
     from dlkit.method import Method, load
     from dlkit.sequences.classifier import SequenceClassifier
+    from dlkit.sequences.tagger import SequenceTagger
 
 __version__ = "0.1.0"
 
@@ -32,6 +33,7 @@ EXPORTS = {
     "load": "dlkit.method",
     "Examples": "dlkit.batches",
     "Sequences": "dlkit.batches",
+    "TaggedWords": "dlkit.batches",
     "Classifier": "dlkit.classifiers.classifier",
     "Autoencoder": "dlkit.autoencoders.autoencoder",
     "DenoisingAutoencoder": "dlkit.autoencoders.denoising",
@@ -41,6 +43,7 @@ EXPORTS = {
     "WGAN": "dlkit.adversarial.wgan",
     "OptimalCritics": "dlkit.adversarial.optimal_critics",
     "SequenceClassifier": "dlkit.sequences.classifier",
+    "SequenceTagger": "dlkit.sequences.tagger",
 }
 
 __all__ = [
@@ -57,7 +60,9 @@ __all__ = [
     "NonFiniteError",
     "OptimalCritics",
     "SequenceClassifier",
+    "SequenceTagger",
     "Sequences",
+    "TaggedWords",
     "load",
 ]
 

@@ -26,6 +26,26 @@ class Sequences(NamedTuple):
     y: Tensor
 
 
+class TaggedWords(NamedTuple):
+    """Sentences of different lengths, padded to the longest of them, with a tag for each word.
+
+    Attributes:
+        x: (batch, time), int64, the words' tokens, 0 at the padding.
+        lengths: (batch,), int64, how many words each sentence has.
+        y: (batch, time), int64 tags, -1 at the padding.
+        forms: (batch, time), int64, which row of `letters` spells each word; any at the padding.
+        letters: (distinct words, letters), int64, padded with 0.
+        letter_lengths: (distinct words,), int64.
+    """
+
+    x: Tensor
+    lengths: Tensor
+    y: Tensor
+    forms: Tensor
+    letters: Tensor
+    letter_lengths: Tensor
+
+
 class Examples(NamedTuple):
     """Independent examples of one fixed shape, with a class label each when the data has labels.
 

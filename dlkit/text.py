@@ -7,6 +7,7 @@ writes text by itself.
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from collections import Counter
@@ -131,8 +132,7 @@ def tokenizers() -> Any:
         ModuleNotFoundError: it is not installed.
     """
     try:
-        import tokenizers as library
-        from tokenizers import decoders, models, pre_tokenizers, trainers  # noqa: F401
+        library = importlib.import_module("tokenizers")
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             "byte-pair encoding needs the library tokenizers: pip install 'dlkit[text]', or take words with units='words'"

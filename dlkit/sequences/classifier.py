@@ -5,16 +5,15 @@ h_1 .. h_T = network(x_1 .. x_T),   p(y | x) = softmax(A pool(h_1 .. h_T) + b), 
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
 from dlkit.batches import Sequences
 from dlkit.method import Method, Schedule, Terms, ability, check_labels
+from dlkit.nn.embedding import TokenEmbedding
 from dlkit.nn.pooling import Pooling, PoolingKind
 from dlkit.nn.recurrent import Cell, RecurrentEncoder
-from dlkit.text import PAD, UNK
 
 
 class SequenceClassifier(Method):
@@ -65,16 +64,12 @@ class SequenceClassifier(Method):
             raise ValueError(
                 f"vocab_size={vocab_size} and num_features={num_features}: give the one for tokens, the other for real vectors"
             )
-        if not 0 <= token_dropout < 1:
-            raise ValueError(f"token_dropout={token_dropout} is outside [0, 1)")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout={dropout} is outside [0, 1)")
-        self.vocab_size = vocab_size
         self.num_classes = num_classes
-        self.token_dropout = token_dropout
         self.learning_rate = learning_rate
         self.schedule = schedule
-        self.embedding = None if vocab_size is None else nn.Embedding(vocab_size, embedding_dim, padding_idx=PAD)
+        self.embedding = None if vocab_size is None else TokenEmbedding(vocab_size, embedding_dim, token_dropout)
         width = num_features if vocab_size is None else embedding_dim
         self.encoder = RecurrentEncoder(width, hidden_size, cell, num_layers, bidirectional, dropout)
         self.pooling = Pooling(pooling, self.encoder.output_size)
@@ -82,19 +77,10 @@ class SequenceClassifier(Method):
         self.head = nn.Linear(self.encoder.output_size, num_classes)
         self.accuracy = MulticlassAccuracy(num_classes, average="micro")
 
-    def embed(self, x: Tensor) -> Tensor:
-        """Tokens (batch, time) or vectors (batch, time, num_features) -> (batch, time, features)."""
-        if self.embedding is None:
-            return x
-        check_tokens(x, self.embedding.num_embeddings)
-        if self.training and self.token_dropout:
-            dropped = (torch.rand(x.shape, device=x.device) < self.token_dropout) & (x != PAD)
-            x = x.masked_fill(dropped, UNK)
-        return self.embedding(x)
-
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         """Logits: (batch, time) or (batch, time, num_features), and lengths (batch,) -> (batch, num_classes)."""
-        encoded = self.encoder(self.dropout(self.embed(x)), lengths)
+        steps = x if self.embedding is None else self.embedding(x)
+        encoded = self.encoder(self.dropout(steps), lengths)
         return self.head(self.dropout(self.pooling(encoded, lengths)))
 
     def loss(self, batch: Sequences) -> tuple[Tensor, Terms]:
@@ -112,16 +98,3 @@ class SequenceClassifier(Method):
     def classify(self, x: Tensor, lengths: Tensor) -> Tensor:
         """Class probabilities: as `forward`."""
         return self(x, lengths).softmax(1)
-
-
-def check_tokens(x: Tensor, vocab_size: int) -> None:
-    """Refuses tokens that are not in the vocabulary.
-
-    Raises:
-        ValueError: naming the token, on a CPU; on an accelerator the look would make every step wait.
-    """
-    if x.is_cpu and x.numel():
-        low, high = x.aminmax()
-        if low < 0 or high >= vocab_size:
-            wrong = int(low if low < 0 else high)
-            raise ValueError(f"token {wrong} is outside 0..{vocab_size - 1}: set vocab_size to the data's")

@@ -72,7 +72,7 @@ def test_sequences_of_real_vectors_are_classified_too():
 def test_tokens_are_dropped_in_training_alone_and_padding_never():
     seen = []
     method = classifier(token_dropout=0.5)
-    method.embedding.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    method.embedding.table.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
     x, lengths, _ = batch()
     for _ in range(20):
         method(x, lengths)
