@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from datamodules.char_text import CharText
     from datamodules.cifar import CIFAR10
     from datamodules.conllu import CoNLLU
     from datamodules.digits import Digits
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from datamodules.images import Images
     from datamodules.mnist import KMNIST, MNIST, FashionMNIST
     from datamodules.palindromes import Palindromes
+    from datamodules.parallel_text import ParallelText
     from datamodules.stacked import StackedDigits
     from datamodules.text_classification import TextClassification
 
@@ -26,6 +28,8 @@ EXPORTS = {
     "Images": "datamodules.images",
     "Gaussians": "datamodules.gaussians",
     "StackedDigits": "datamodules.stacked",
+    "ParallelText": "datamodules.parallel_text",
+    "CharText": "datamodules.char_text",
     "CoNLLU": "datamodules.conllu",
     "Palindromes": "datamodules.palindromes",
     "TextClassification": "datamodules.text_classification",
@@ -35,12 +39,14 @@ __all__ = [
     "CIFAR10",
     "KMNIST",
     "MNIST",
+    "CharText",
     "CoNLLU",
     "Digits",
     "FashionMNIST",
     "Gaussians",
     "Images",
     "Palindromes",
+    "ParallelText",
     "StackedDigits",
     "TextClassification",
 ]

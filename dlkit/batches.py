@@ -46,6 +46,34 @@ class TaggedWords(NamedTuple):
     letter_lengths: Tensor
 
 
+class TextWindows(NamedTuple):
+    """The next window of several streams of text, read side by side.
+
+    Attributes:
+        x: (batch, time), int64 tokens.
+        y: (batch, time), int64, the token that follows each.
+        first: (), bool, whether the streams begin here; otherwise they go on from the batch before.
+    """
+
+    x: Tensor
+    y: Tensor
+    first: Tensor
+
+
+class SentencePairs(NamedTuple):
+    """Sentences and their translations, padded to the longest of each.
+
+    Attributes:
+        source: (batch, source words), int64 tokens, 0 at the padding.
+        source_lengths: (batch,), int64, how many words each sentence has.
+        target: (batch, target words), int64: the beginning, the translation's tokens and the end, then 0.
+    """
+
+    source: Tensor
+    source_lengths: Tensor
+    target: Tensor
+
+
 class Examples(NamedTuple):
     """Independent examples of one fixed shape, with a class label each when the data has labels.
 

@@ -99,7 +99,7 @@ def test_letters_and_context_tell_what_words_alone_do_not(data):
     found = accuracies(tagger(data, hidden_size=32, token_dropout=0.3, learning_rate=5e-3))
     assert found["test/accuracy"] > 0.99
     assert found["test/unknown_accuracy"] > 0.98
-    assert data.trivial_baselines()["most_frequent_tag"] < 0.9
+    assert data.trivial_baselines()["most_frequent_tag"] < 0.93
 
 
 @pytest.mark.parametrize(
