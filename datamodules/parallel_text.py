@@ -18,7 +18,10 @@ from dlkit.text import BOS, EOS, Codec, Units
 
 MULTI30K = {"train": "train", "val": "val", "test": "test_2016_flickr"}
 NUM_GENERATED = {"train": 20_000, "val": 1000, "test": 1000}
-ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
+ONES = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen"
+)
 TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
 
 
@@ -136,8 +139,7 @@ class ParallelText(SequenceData):
         return parts
 
     def lengths(self, part: Columns) -> Tensor:
-        # Targets first, whose every word costs a softmax; among equals by the source.
-        return part["target"].lengths * (int(part["source"].lengths.max()) + 1) + part["source"].lengths
+        return torch.stack([part["target"].lengths, part["source"].lengths], 1)
 
     def collate(self, part: Columns, rows: Tensor) -> SentencePairs:
         source, lengths = part["source"].padded(rows)

@@ -70,10 +70,11 @@ class BucketLoader(Loader):
     being what they are, every epoch has the same number of batches.
 
     Args:
-        lengths: (n,), int64, the length by which each example is sorted.
+        lengths: (n,), int64, the length of each example; or (n, k), the lengths of its k sequences, by which examples are sorted
+            in turn.
         take: rows of examples, (batch,), int64 -> a batch.
         batch_size: examples a batch and process.
-        batch_steps: steps a batch and process, padding counted; a batch is cut where it reaches either bound. 0 for none.
+        batch_steps: steps a batch and process, padding counted, of all k sequences; a batch is cut where it reaches either bound. 0 for none.
         shuffle: random among equals and in the order of batches; otherwise the same each time, the shortest first.
         seed: of that.
 
@@ -96,7 +97,7 @@ class BucketLoader(Loader):
             raise ValueError(f"batch_steps={batch_steps}: give a number of steps, or 0 for no bound")
         if not len(lengths):
             raise ValueError("there are no sequences to load: look at the data and the sizes of its splits")
-        self.lengths = lengths
+        self.lengths = lengths.view(len(lengths), -1)
         self.take = take  # type: ignore[method-assign]
         self.batch_size = batch_size
         self.batch_steps = batch_steps
@@ -113,18 +114,21 @@ class BucketLoader(Loader):
     def order(self) -> Tensor:
         """The examples by length, at random among equals if shuffled: (n,), int64."""
         order = super().order()
-        return order[self.lengths[order].argsort(stable=True)]
+        for lengths in self.lengths.unbind(1)[::-1]:
+            order = order[lengths[order].argsort(stable=True)]
+        return order
 
     def batches(self) -> list[slice]:
         """Which part of the epoch's order each batch of all processes together is; whoever is left over is in the last."""
-        processes, lengths = loaders.world()[1], self.lengths.sort().values.tolist()
+        processes, lengths = loaders.world()[1], self.lengths[self.order()]
         if self.size < processes:
             raise ValueError(f"{self.size} sequences cannot be shared by {processes} processes: use fewer devices")
         found: list[slice] = []
         start, stop = 0, processes
         for end in range(2 * processes, self.size + 1, processes):
             each = (end - start) // processes
-            if each > self.batch_size or (self.batch_steps and each * lengths[end - 1] > self.batch_steps):
+            width = int(lengths[start:end].amax(0).sum()) if self.batch_steps else 0
+            if each > self.batch_size or (self.batch_steps and each * width > self.batch_steps):
                 found.append(slice(start, stop))
                 start = stop
             stop = end

@@ -47,7 +47,7 @@ class SequenceData(L.LightningDataModule):
         raise NotImplementedError(f"{type(self).__name__} has to define load()")
 
     def lengths(self, part: Columns) -> Tensor:
-        """The length by which each example is put beside others: (n,), int64."""
+        """The length by which each example is put beside others: (n,), int64; or (n, k) of k sequences."""
         return part["x"].lengths
 
     def collate(self, part: Columns, rows: Tensor) -> Any:

@@ -14,7 +14,6 @@ from torch.utils.tensorboard.summary import hparams
 
 from dlkit.method import Method
 
-
 LONGEST_SETTING = 200  # of a hyperparameter that TensorBoard's table shows; vocabularies are longer
 
 

@@ -70,11 +70,10 @@ def beam_search(
     lengths = torch.zeros(batch, beam_size, dtype=torch.int64, device=device)
     for position in range(int(limits.max()) + 1):
         state, logits = step(state, chosen.flatten())
-        logits = logits.float()
-        logits[:, [PAD, BOS]] = -torch.inf
+        continued = logits.float().log_softmax(1).view(batch, beam_size, -1)
+        continued[:, :, [PAD, BOS]] = -torch.inf
         if position < min_length:
-            logits[:, EOS] = -torch.inf
-        continued = logits.log_softmax(1).view(batch, beam_size, -1)
+            continued[:, :, EOS] = -torch.inf
         at_limit = (position >= limits).view(-1, 1, 1) & (torch.arange(logits.shape[1], device=device) != EOS)
         continued = continued.masked_fill(at_limit, -torch.inf)
         # What has ended goes on by padding alone, for nothing.

@@ -10,7 +10,7 @@ comes after the state, so that a whole target is decoded at once in training, Lu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -68,9 +68,9 @@ class Translation(NamedTuple):
 class Translator(Method):
     """A recurrent encoder and decoder, with or without attention.
 
-    Records in training the loss, with label smoothing, in nats a target token; in evaluation without it, and `perplexity` of the
-    whole part, with the true words given (teacher forcing). How well it translates by itself is `dlkit.callbacks.Translations`'
-    matter.
+    Records in training the loss, with label smoothing, in nats a target token; in evaluation without it, and `perplexity` of
+    the whole part, with the true words given (teacher forcing). How well it translates by itself is the matter of
+    `dlkit.callbacks.Translations`.
 
     Args:
         source_vocab_size: tokens of the source language, the four special ones included.

@@ -33,12 +33,10 @@ class Bigrams:
         return Bigrams.State(state.row, state.position + 1), self.logits[state.row, state.position, tokens].clone()
 
     def log_probability(self, row, tokens):
-        """Of a whole sequence, padding and beginning excluded as the search excludes them."""
+        """Of a whole sequence."""
         total, last = 0.0, BOS
         for position, token in enumerate(tokens):
-            logits = self.logits[row, position, last].clone()
-            logits[[PAD, BOS]] = -torch.inf
-            total, last = total + logits.log_softmax(0)[token].item(), token
+            total, last = total + self.logits[row, position, last].log_softmax(0)[token].item(), token
         return total
 
 
