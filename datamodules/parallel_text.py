@@ -145,6 +145,9 @@ class ParallelText(SequenceData):
         source, lengths = part["source"].padded(rows)
         return SentencePairs(source, lengths, part["target"].padded(rows)[0])
 
+    def trivial_baselines(self) -> dict[str, float]:
+        return {}  # there is no most frequent translation
+
 
 def read_pair(start: str, languages: tuple[str, str]) -> tuple[list[str], list[str]]:
     """The lines of two files that belong together.

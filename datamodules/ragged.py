@@ -70,11 +70,12 @@ class BucketLoader(Loader):
     being what they are, every epoch has the same number of batches.
 
     Args:
-        lengths: (n,), int64, the length of each example; or (n, k), the lengths of its k sequences, by which examples are sorted
-            in turn.
+        lengths: (n,), int64, the length of each example; or (n, k), the lengths of its k sequences, by which examples are
+            sorted in turn.
         take: rows of examples, (batch,), int64 -> a batch.
         batch_size: examples a batch and process.
-        batch_steps: steps a batch and process, padding counted, of all k sequences; a batch is cut where it reaches either bound. 0 for none.
+        batch_steps: steps a batch and process, padding counted, of all k sequences together; a batch is cut where it reaches
+            either bound. 0 for none.
         shuffle: random among equals and in the order of batches; otherwise the same each time, the shortest first.
         seed: of that.
 

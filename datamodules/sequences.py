@@ -55,6 +55,11 @@ class SequenceData(L.LightningDataModule):
         x, lengths = part["x"].padded(rows)
         return Sequences(x, lengths, part["y"][rows])
 
+    def trivial_baselines(self) -> dict[str, float]:
+        """The share of the most frequent class in the test part."""
+        counts = self.splits["test"]["y"].bincount()
+        return {"majority": float(counts.max() / counts.sum())}
+
     # What Lightning calls --------------------------------------------------------------------------------------------
 
     def setup(self, stage: str | None = None) -> None:

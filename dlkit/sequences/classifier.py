@@ -11,15 +11,18 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from dlkit.batches import Sequences
 from dlkit.method import Method, Schedule, Terms, ability, check_labels
+from dlkit.metrics.by_length import AccuracyByLength
 from dlkit.nn.embedding import TokenEmbedding
 from dlkit.nn.pooling import Pooling, PoolingKind
 from dlkit.nn.recurrent import Cell, RecurrentEncoder
+
+MOST_LENGTHS = 16
 
 
 class SequenceClassifier(Method):
     """A recurrent classifier of sequences of tokens, or of real vectors.
 
-    Records the cross entropy in nats and the accuracy.
+    Records the cross entropy in nats and the accuracy; in the test the accuracy at each length too, where there are few.
 
     Args:
         vocab_size: how many tokens there are, padding included; None for sequences of real vectors.
@@ -76,6 +79,7 @@ class SequenceClassifier(Method):
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(self.encoder.output_size, num_classes)
         self.accuracy = MulticlassAccuracy(num_classes, average="micro")
+        self.lengths = AccuracyByLength(num_classes)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         """Logits: (batch, time) or (batch, time, num_features), and lengths (batch,) -> (batch, num_classes)."""
@@ -89,10 +93,28 @@ class SequenceClassifier(Method):
         return F.cross_entropy(logits, y), {"accuracy": (logits.argmax(1) == y).float().mean()}
 
     def evaluation_step(self, stage: str, batch: Sequences) -> None:
-        loss, _ = self.loss(batch)
-        self.record(stage, {"loss": loss}, batch)
-        self.accuracy.update(self(batch.x, batch.lengths), batch.y)
+        y = check_labels(batch.y, self.num_classes, "SequenceClassifier")
+        logits = self(batch.x, batch.lengths)
+        self.record(stage, {"loss": F.cross_entropy(logits, y)}, batch)
+        self.accuracy.update(logits, y)
+        self.lengths.update(logits.argmax(1), y, batch.lengths)
         self.log(f"{stage}/accuracy", self.accuracy, on_epoch=True, on_step=False)
+
+    def on_validation_epoch_start(self) -> None:
+        self.lengths.reset()
+
+    def on_test_epoch_start(self) -> None:
+        self.lengths.reset()
+
+    def on_test_epoch_end(self) -> None:
+        found = self.by_length()
+        if len(found["length"]) <= MOST_LENGTHS:
+            for length, accuracy in zip(found["length"].tolist(), found["accuracy"], strict=True):
+                self.log(f"test/accuracy_at_length_{length}", accuracy)
+
+    def by_length(self) -> dict[str, Tensor]:
+        """How the last pass of evaluation went at each length: see `dlkit.metrics.by_length.AccuracyByLength`."""
+        return self.lengths.compute()
 
     @ability
     def classify(self, x: Tensor, lengths: Tensor) -> Tensor:
