@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import random
 from functools import cached_property
 from pathlib import Path
@@ -18,11 +19,66 @@ from dlkit.text import BOS, EOS, Codec, Units
 
 MULTI30K = {"train": "train", "val": "val", "test": "test_2016_flickr"}
 NUM_GENERATED = {"train": 20_000, "val": 1000, "test": 1000}
-ONES = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
-)
-TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+ONES = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+]
+TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+ORDINALS = [
+    "zeroth",
+    "first",
+    "second",
+    "third",
+    "fourth",
+    "fifth",
+    "sixth",
+    "seventh",
+    "eighth",
+    "ninth",
+    "tenth",
+    "eleventh",
+    "twelfth",
+    "thirteenth",
+    "fourteenth",
+    "fifteenth",
+    "sixteenth",
+    "seventeenth",
+    "eighteenth",
+    "nineteenth",
+]
+MONTHS = [
+    "january",
+    "february",
+    "march",
+    "april",
+    "may",
+    "june",
+    "july",
+    "august",
+    "september",
+    "october",
+    "november",
+    "december",
+]
+DAYS = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
 
 
 class ParallelText(SequenceData):
@@ -32,7 +88,7 @@ class ParallelText(SequenceData):
     `max_length` tokens on a side are left out of training; validation and test keep all.
 
     Args:
-        source: "generated", numbers in words and in digits; "multi30k", the captions `multi30k/{train,val,test_2016_flickr}.*`
+        source: "generated", dates as people write them and as ISO 8601 does; "multi30k", the captions `multi30k/{train,val,test_2016_flickr}.*`
             (Elliott et al. 2016, arXiv:1605.00459); or the beginning of the paths of files of your own, `<source>train.de` and
             so on for `val` and `test`, plain or gzipped.
         languages: what the files of the two languages end in: from, to.
@@ -171,19 +227,47 @@ def read_pair(start: str, languages: tuple[str, str]) -> tuple[list[str], list[s
 
 
 def in_words(number: int) -> str:
-    """0 .. 999,999 in English: 1042 -> "one thousand forty two"."""
-    if number < 20:
-        return ONES.split()[number]
-    if number < 100:
-        tens = TENS.split()[number // 10 - 2]
-        return tens if number % 10 == 0 else f"{tens} {in_words(number % 10)}"
-    unit, name = (100, "hundred") if number < 1000 else (1000, "thousand")
-    rest = f" {in_words(number % unit)}" if number % unit else ""
-    return f"{in_words(number // unit)} {name}{rest}"
+    """0 .. 99 in English: 42 -> "forty two"."""
+    if number < len(ONES):
+        return ONES[number]
+    return " ".join([TENS[number // 10 - 2], *([ONES[number % 10]] if number % 10 else [])])
+
+
+def year_in_words(year: int) -> str:
+    """1900 .. 2099 as it is said: 1985 -> "nineteen eighty five", 2003 -> "two thousand three"."""
+    century, rest = divmod(year, 100)
+    if year // 10 == 200:
+        return " ".join(["two thousand", *([ONES[rest]] if rest else [])])
+    if rest == 0:
+        return f"{in_words(century)} hundred"
+    return f"{in_words(century)} {f'oh {ONES[rest]}' if rest < 10 else in_words(rest)}"
+
+
+def ordinal_in_words(day: int) -> str:
+    """1 .. 31: 22 -> "twenty second"."""
+    if day < len(ORDINALS):
+        return ORDINALS[day]
+    return {20: "twentieth", 30: "thirtieth"}.get(day) or f"{TENS[day // 10 - 2]} {ORDINALS[day % 10]}"
 
 
 def generate(number: int, seed: str) -> tuple[list[str], list[str]]:
-    """Numbers in words, and digit by digit."""
+    """Dates as people write and say them, and as ISO 8601 does, digit by digit."""
     draw = random.Random(seed)
-    numbers = [draw.randrange(10 ** draw.randrange(1, 7)) for _ in range(number)]
-    return [in_words(value) for value in numbers], [" ".join(str(value)) for value in numbers]
+    sources: list[str] = []
+    targets: list[str] = []
+    for _ in range(number):
+        date = datetime.date(1900, 1, 1) + datetime.timedelta(draw.randrange(200 * 365))
+        month = MONTHS[date.month - 1]
+        sources.append(
+            draw.choice(
+                (
+                    f"{date.day} {month} {date.year}",
+                    f"{month} {date.day} , {date.year}",
+                    f"the {ordinal_in_words(date.day)} of {month} {year_in_words(date.year)}",
+                    f"{month} the {ordinal_in_words(date.day)} , {year_in_words(date.year)}",
+                    f"{DAYS[date.weekday()]} , {date.day} {month[:3]} {date.year}",
+                )
+            )
+        )
+        targets.append(" ".join(date.isoformat()))
+    return sources, targets

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 
 import pytest
 
 from datamodules import ParallelText
-from datamodules.parallel_text import in_words
+from datamodules.parallel_text import ordinal_in_words, year_in_words
 from dlkit.text import BOS, EOS, PAD
 
 
@@ -18,15 +19,20 @@ def write(folder, **parts):
     return ParallelText(f"{folder}/my.", batch_size=4)
 
 
-@pytest.mark.parametrize(
-    ("number", "words"),
-    [
-        (0, "zero"), (13, "thirteen"), (20, "twenty"), (342, "three hundred forty two"), (1000, "one thousand"),
-        (90_017, "ninety thousand seventeen"), (999_999, "nine hundred ninety nine thousand nine hundred ninety nine"),
-    ],
-)  # fmt: skip
-def test_numbers_are_written_out(number, words):
-    assert in_words(number) == words
+def test_dates_are_written_out_and_in_digits():
+    assert [year_in_words(year) for year in (1900, 1906, 1985, 2000, 2003, 2014)] == [
+        "nineteen hundred", "nineteen oh six", "nineteen eighty five", "two thousand", "two thousand three", "twenty fourteen",
+    ]  # fmt: skip
+    assert [ordinal_in_words(day) for day in (1, 12, 20, 22, 30, 31)] == [
+        "first", "twelfth", "twentieth", "twenty second", "thirtieth", "thirty first",
+    ]  # fmt: skip
+    sources, targets = ParallelText().pairs("train")
+    assert all(datetime.date.fromisoformat(target.replace(" ", "")) for target in targets)
+    assert len(set(zip(sources, targets, strict=True))) > 15_000
+    known = dict(zip(sources, targets, strict=True))
+    for source, target in known.items():
+        if source.endswith(" of march nineteen eighty five"):
+            assert target.startswith("1 9 8 5 - 0 3 - ")
 
 
 def test_pairs_go_together_through_buckets_and_targets_have_a_beginning_and_an_end():
