@@ -88,9 +88,9 @@ class ParallelText(SequenceData):
     `max_length` tokens on a side are left out of training; validation and test keep all.
 
     Args:
-        source: "generated", dates as people write them and as ISO 8601 does; "multi30k", the captions `multi30k/{train,val,test_2016_flickr}.*`
-            (Elliott et al. 2016, arXiv:1605.00459); or the beginning of the paths of files of your own, `<source>train.de` and
-            so on for `val` and `test`, plain or gzipped.
+        source: "generated", dates as people write them and as ISO 8601 does; "multi30k", the captions
+            `multi30k/{train,val,test_2016_flickr}.*` (Elliott et al. 2016, arXiv:1605.00459); or the beginning of the paths of
+            files of your own, `<source>train.de` and so on for `val` and `test`, plain or gzipped.
         languages: what the files of the two languages end in: from, to.
         root: the folder that holds `multi30k`; DLKIT_DATA if None.
         units: "words" (what stands between blanks), "characters" or "bpe", of both languages.

@@ -1,4 +1,4 @@
-"""What every method does by being one, for the methods of sequences: repeated, resumed, saved, in half precision, in two processes."""
+"""Methods of sequences, repeated by hand, resumed, saved, in half precision and in two processes."""
 
 from __future__ import annotations
 
