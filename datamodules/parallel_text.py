@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import calendar
 import datetime
 import random
 from functools import cached_property
@@ -19,17 +20,14 @@ from dlkit.text import BOS, EOS, Codec, Units
 
 MULTI30K = {"train": "train", "val": "val", "test": "test_2016_flickr"}
 NUM_GENERATED = {"train": 20_000, "val": 1000, "test": 1000}
-ONES = (  # as text, which is shorter to read than a list
+NUMBERS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen "
-    "nineteen"
-).split(" ")
-TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split(" ")  # noqa: SIM905
-ORDINALS = (
+    "nineteen",
+    "twenty thirty forty fifty sixty seventy eighty ninety",
     "zeroth first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth fifteenth "
-    "sixteenth seventeenth eighteenth nineteenth"
-).split(" ")
-MONTHS = "january february march april may june july august september october november december".split(" ")  # noqa: SIM905
-DAYS = "monday tuesday wednesday thursday friday saturday sunday".split(" ")  # noqa: SIM905
+    "sixteenth seventeenth eighteenth nineteenth",
+)
+ONES, TENS, ORDINALS = (names.split() for names in NUMBERS)
 
 
 class ParallelText(SequenceData):
@@ -204,11 +202,12 @@ def ordinal_in_words(day: int) -> str:
 def generate(number: int, seed: str) -> tuple[list[str], list[str]]:
     """Dates as people write and say them, and as ISO 8601 does, digit by digit."""
     draw = random.Random(seed)
+    months, days = calendar.month_name[1:], list(calendar.day_name)
     sources: list[str] = []
     targets: list[str] = []
     for _ in range(number):
         date = datetime.date(1900, 1, 1) + datetime.timedelta(draw.randrange(200 * 365))
-        month = MONTHS[date.month - 1]
+        month = months[date.month - 1].lower()
         sources.append(
             draw.choice(
                 (
@@ -216,7 +215,7 @@ def generate(number: int, seed: str) -> tuple[list[str], list[str]]:
                     f"{month} {date.day} , {date.year}",
                     f"the {ordinal_in_words(date.day)} of {month} {year_in_words(date.year)}",
                     f"{month} the {ordinal_in_words(date.day)} , {year_in_words(date.year)}",
-                    f"{DAYS[date.weekday()]} , {date.day} {month[:3]} {date.year}",
+                    f"{days[date.weekday()].lower()} , {date.day} {month[:3]} {date.year}",
                 )
             )
         )
