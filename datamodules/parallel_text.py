@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import calendar
 import datetime
 import random
 from functools import cached_property
@@ -20,14 +19,16 @@ from dlkit.text import BOS, EOS, Codec, Units
 
 MULTI30K = {"train": "train", "val": "val", "test": "test_2016_flickr"}
 NUM_GENERATED = {"train": 20_000, "val": 1000, "test": 1000}
-NUMBERS = (
+NAMES = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen "
     "nineteen",
     "twenty thirty forty fifty sixty seventy eighty ninety",
     "zeroth first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth fifteenth "
     "sixteenth seventeenth eighteenth nineteenth",
+    "january february march april may june july august september october november december",
+    "monday tuesday wednesday thursday friday saturday sunday",
 )
-ONES, TENS, ORDINALS = (names.split() for names in NUMBERS)
+ONES, TENS, ORDINALS, MONTHS, DAYS = (names.split() for names in NAMES)
 
 
 class ParallelText(SequenceData):
@@ -202,12 +203,11 @@ def ordinal_in_words(day: int) -> str:
 def generate(number: int, seed: str) -> tuple[list[str], list[str]]:
     """Dates as people write and say them, and as ISO 8601 does, digit by digit."""
     draw = random.Random(seed)
-    months, days = calendar.month_name[1:], list(calendar.day_name)
     sources: list[str] = []
     targets: list[str] = []
     for _ in range(number):
         date = datetime.date(1900, 1, 1) + datetime.timedelta(draw.randrange(200 * 365))
-        month = months[date.month - 1].lower()
+        month = MONTHS[date.month - 1]
         sources.append(
             draw.choice(
                 (
@@ -215,7 +215,7 @@ def generate(number: int, seed: str) -> tuple[list[str], list[str]]:
                     f"{month} {date.day} , {date.year}",
                     f"the {ordinal_in_words(date.day)} of {month} {year_in_words(date.year)}",
                     f"{month} the {ordinal_in_words(date.day)} , {year_in_words(date.year)}",
-                    f"{days[date.weekday()].lower()} , {date.day} {month[:3]} {date.year}",
+                    f"{DAYS[date.weekday()]} , {date.day} {month[:3]} {date.year}",
                 )
             )
         )
