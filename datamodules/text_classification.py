@@ -17,7 +17,7 @@ from dlkit.text import Codec, Units
 TREC = {"train": "TREC.train.all", "test": "TREC.test.all"}
 TREC_CLASSES = ("description", "entity", "abbreviation", "person", "place", "number")
 NUM_GENERATED = {"train": 4000, "test": 1000}
-# The generated questions: what is asked for follows from the wording, and never from one word alone.
+# The generated questions: what is asked for follows from the wording.
 SUBJECTS = ("the old bridge", "this song", "the first train", "that island", "the big telescope", "the red house", "my coat")
 VERBS = ("built", "found", "sold", "painted", "moved", "lost", "repaired")
 TEMPLATES = {

@@ -166,10 +166,25 @@ def attention(source: list[str], target: list[str], weights: Tensor) -> Figure:
 
 
 def by_length(length: np.ndarray, accuracy: np.ndarray, majority: np.ndarray) -> Figure:
-    """Accuracy against length, beside that of always naming the most frequent class."""
+    """Accuracy against length, beside that of always naming the most frequent class: (lengths,) each."""
+    return compared_by_length(length, {"accuracy": accuracy[None]}, majority)
+
+
+def compared_by_length(length: np.ndarray, curves: dict[str, np.ndarray], majority: np.ndarray) -> Figure:
+    """The same of several methods.
+
+    Args:
+        length: (lengths,).
+        curves: by name the accuracies of each run, (runs, lengths); the mean is drawn, and bars from the least to the best.
+        majority: (lengths,).
+    """
     canvas, axes = figure()
     axes.plot(length, majority, color="grey", linewidth=1, linestyle="dashed", label="most frequent class")
-    axes.plot(length, accuracy, color="tab:blue", marker="o", markersize=4, label="accuracy")
+    for number, (name, runs) in enumerate(curves.items()):
+        mean, colour = runs.mean(0), f"C{number}"
+        axes.plot(length, mean, color=colour, marker="o", markersize=4, label=name)
+        if len(runs) > 1:
+            axes.errorbar(length, mean, [mean - runs.min(0), runs.max(0) - mean], color=colour, linewidth=1, capsize=2)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set(ylim=(0, 1.02), xlabel="length of the sequence", ylabel="share of right answers", title="accuracy against length")
     axes.legend(loc="lower left", fontsize=8)
