@@ -138,6 +138,16 @@ class RecurrentEncoder(nn.Module):
         Raises:
             ValueError: lengths below one or above the width of x, or not one for each sequence.
         """
+        if x.is_cpu:
+            # Some CPUs have no LSTM in half precision, and oneDNN refuses instead of falling back.
+            dtype = next(self.parameters()).dtype
+            state = None if state is None else state.map(lambda part: part.to(dtype))
+            with torch.autocast("cpu", enabled=False):
+                return self.read(x.to(dtype), lengths, state)
+        return self.read(x, lengths, state)
+
+    def read(self, x: Tensor, lengths: Tensor | None, state: RecurrentState | None) -> Encoded:
+        """What `forward` does, in the precision of x."""
         packed = None if lengths is None else pack(x, lengths)
         steps: Tensor | PackedSequence = x if packed is None else packed
         hidden: list[Tensor] = []
