@@ -99,6 +99,7 @@ class BucketLoader(Loader):
         if not len(lengths):
             raise ValueError("there are no sequences to load: look at the data and the sizes of its splits")
         self.lengths = lengths.view(len(lengths), -1)
+        self.cuts: dict[int, list[slice]] = {}
         self.take = take  # type: ignore[method-assign]
         self.batch_size = batch_size
         self.batch_steps = batch_steps
@@ -121,7 +122,21 @@ class BucketLoader(Loader):
 
     def batches(self) -> list[slice]:
         """Which part of the epoch's order each batch of all processes together is; whoever is left over is in the last."""
-        processes, lengths = loaders.world()[1], self.lengths[self.order()]
+        processes = loaders.world()[1]
+        if processes not in self.cuts:  # the sorted lengths are the same in every epoch, whoever has them
+            self.cuts[processes] = self.cut(processes)
+        found = self.cuts[processes]
+        if not self.shuffle:
+            return found
+        return [found[number] for number in torch.randperm(len(found), generator=self.generator()).tolist()]
+
+    def cut(self, processes: int) -> list[slice]:
+        """The batches in the order of lengths.
+
+        Raises:
+            ValueError: there are more processes than sequences.
+        """
+        lengths = self.lengths[self.order()]
         if self.size < processes:
             raise ValueError(f"{self.size} sequences cannot be shared by {processes} processes: use fewer devices")
         found: list[slice] = []
@@ -133,7 +148,4 @@ class BucketLoader(Loader):
                 found.append(slice(start, stop))
                 start = stop
             stop = end
-        found.append(slice(start, self.size))
-        if not self.shuffle:
-            return found
-        return [found[number] for number in torch.randperm(len(found), generator=self.generator()).tolist()]
+        return [*found, slice(start, self.size)]

@@ -146,7 +146,7 @@ class Translator(Method):
         mask = real_steps(lengths.to(source.device), source.shape[1])
         return DecoderState(start, memory, self.attention.project(memory) if self.attention else memory[:, :, :0], mask)
 
-    def decode(self, state: DecoderState, tokens: Tensor) -> tuple[DecoderState, Tensor, Tensor | None]:
+    def advance(self, state: DecoderState, tokens: Tensor) -> tuple[DecoderState, Tensor, Tensor | None]:
         """Goes on with known target words: all of them in training, one at a time in search.
 
         Args:
@@ -154,30 +154,37 @@ class Translator(Method):
             tokens: (batch, time), int64.
 
         Returns:
-            The state after them; logits of the word that follows each, (batch, time, target_vocab_size); and the attention to
-            the source from each, (batch, time, source words), or None.
+            The state after them; what the word after each is predicted from, (batch, time, embedding_dim); and the attention
+            to the source from each, (batch, time, source words), or None.
         """
         outputs, recurrent = self.decoder(self.dropout(self.target_embedding(tokens)), state=state.recurrent)
         weights = None
         if self.attention is not None:
             context, weights = self.attention(outputs, state.projected, state.memory, state.mask)
             outputs = torch.cat([context, outputs], 2)
-        logits = self.head(self.dropout(torch.tanh(self.combine(outputs))))
-        return state._replace(recurrent=recurrent, attention=None if weights is None else weights[:, -1]), logits, weights
+        written = self.dropout(torch.tanh(self.combine(outputs)))
+        return state._replace(recurrent=recurrent, attention=None if weights is None else weights[:, -1]), written, weights
+
+    def decode(self, state: DecoderState, tokens: Tensor) -> tuple[DecoderState, Tensor, Tensor | None]:
+        """As `advance`, with the logits of the word that follows each: (batch, time, target_vocab_size)."""
+        state, written, weights = self.advance(state, tokens)
+        return state, self.head(written), weights
 
     # Training --------------------------------------------------------------------------------------------------------
 
     def loss(self, batch: SentencePairs) -> tuple[Tensor, Terms]:
         state = self.encode(batch.source, batch.source_lengths)
-        _, logits, _ = self.decode(state, batch.target[:, :-1])
         following = batch.target[:, 1:]
         real = following != PAD
-        log_probabilities = logits[real].float().log_softmax(1)
-        nll = -log_probabilities.gather(1, following[real].unsqueeze(1)).mean()
+        _, written, _ = self.advance(state, batch.target[:, :-1])
+        # The prediction is most of the work, so it is made for real words alone.
+        logits = self.head(written[real]).float()
+        total = logits.logsumexp(1)
+        nll = (total - logits.gather(1, following[real].unsqueeze(1)).squeeze(1)).mean()
         if not (self.training and self.label_smoothing):
             return nll, {}
         # Not over padding and the beginning, which never follow.
-        even = -log_probabilities[:, EOS:].mean()
+        even = (total - logits[:, EOS:].mean(1)).mean()
         return (1 - self.label_smoothing) * nll + self.label_smoothing * even, {"nll": nll}
 
     def batch_size(self, batch: SentencePairs) -> int:
