@@ -26,6 +26,7 @@ from dlkit.protocols import (
     Interpolates,
     Reconstructs,
     Samples,
+    SamplesByLabel,
 )
 
 COLUMNS = 12
@@ -109,9 +110,8 @@ class Pictures(FirstExamples):
                         self.add_grid(board, f"samples/{kind}_fitted_to_latents", fitted.sample(6 * COLUMNS), step)
             elif isinstance(method, Samples):
                 count = len(self.names(labels)) if labels is not None and len(self.names(labels)) <= COLUMNS else COLUMNS
-                board.add_image(
-                    "samples/from_fixed_latents", drawing.grid(drawing.square(method.sample(8 * count), count)), step
-                )
+                drawn = drawing.square(self.samples(method, 8 * count, count, x.device), count)
+                board.add_image("samples/from_fixed_latents", drawing.grid(drawn), step)
             if isinstance(method, Interpolates) and len(x) > 2 * 6:
                 between = method.interpolate(x[:6], x[6:12], STEPS, None if labels is None else labels[:6])
                 board.add_image("interpolations/from_left_to_right", drawing.grid(between), step)
@@ -136,6 +136,12 @@ class Pictures(FirstExamples):
             names = self.names(torch.arange(probabilities.shape[1]))
             board.add_figure("confusion", drawing.confusion_matrix(probabilities, truth, names), step)
             board.add_figure("reliability", drawing.reliability(probabilities, truth), step)
+
+    def samples(self, method: Samples, number: int, columns: int, device: torch.device) -> Tensor:
+        """So many samples; of a conditional method with as many classes as columns, a class in each column."""
+        if isinstance(method, SamplesByLabel) and method.num_classes == columns:
+            return method.sample(number, labels=torch.arange(number, device=device) % columns)
+        return method.sample(number)
 
     def add_grid(self, board: SummaryWriter, tag: str, pictures: Tensor, step: int) -> None:
         """One table of pictures."""
