@@ -161,6 +161,8 @@ class HasCriticCurves(Protocol):
 class Generates(Protocol):
     """Goes on with a text."""
 
+    codec: Any  # None for one that was trained without, and cannot write
+
     def generate(self, prompt: str = "", num_tokens: int = 200) -> str:
         """The prompt and what follows it."""
         ...

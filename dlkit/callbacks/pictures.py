@@ -28,6 +28,7 @@ from dlkit.protocols import (
     MeasuresByLength,
     Reconstructs,
     Samples,
+    SamplesByLabel,
 )
 
 COLUMNS = 12
@@ -116,9 +117,8 @@ class Pictures(FirstExamples):
                         self.add_grid(board, f"samples/{kind}_fitted_to_latents", fitted.sample(6 * COLUMNS), step)
             elif isinstance(method, Samples):
                 count = len(self.names(labels)) if labels is not None and len(self.names(labels)) <= COLUMNS else COLUMNS
-                board.add_image(
-                    "samples/from_fixed_latents", drawing.grid(drawing.square(method.sample(8 * count), count)), step
-                )
+                drawn = drawing.square(self.samples(method, 8 * count, count, x.device), count)
+                board.add_image("samples/from_fixed_latents", drawing.grid(drawn), step)
             if isinstance(method, Interpolates) and len(x) > 2 * 6:
                 between = method.interpolate(x[:6], x[6:12], STEPS, None if labels is None else labels[:6])
                 board.add_image("interpolations/from_left_to_right", drawing.grid(between), step)
@@ -146,12 +146,18 @@ class Pictures(FirstExamples):
 
     def write(self, board: SummaryWriter, step: int, method: L.LightningModule) -> None:
         """Shows what needs no examples: text that a model goes on with, accuracy against length."""
-        if isinstance(method, Generates):
+        if isinstance(method, Generates) and method.codec is not None:
             lines = method.generate(num_tokens=NUM_TOKENS).splitlines()
             board.add_text("generated", "\n".join(f"    {line}" for line in lines), step)
         if isinstance(method, MeasuresByLength):
             found = {name: values.cpu().numpy() for name, values in method.by_length().items()}
             board.add_figure("accuracy_by_length", drawing.by_length(**found), step)
+
+    def samples(self, method: Samples, number: int, columns: int, device: torch.device) -> Tensor:
+        """So many samples; of a conditional method with as many classes as columns, a class in each column."""
+        if isinstance(method, SamplesByLabel) and method.num_classes == columns:
+            return method.sample(number, labels=torch.arange(number, device=device) % columns)
+        return method.sample(number)
 
     def add_grid(self, board: SummaryWriter, tag: str, pictures: Tensor, step: int) -> None:
         """One table of pictures."""

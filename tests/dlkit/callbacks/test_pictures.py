@@ -82,6 +82,20 @@ def test_samples_come_from_the_same_latents_in_every_epoch(tmp_path):
     assert np.array_equal(picture(board, tag, 0), picture(board, tag, 1))
 
 
+def test_samples_of_a_conditional_model_have_a_class_in_each_column(tmp_path):
+    class Labelled(dlkit.GAN):
+        def sample(self, n, labels=None):
+            shades = torch.rand(n) if labels is None else labels / 10
+            return shades.view(n, 1, 1, 1).expand(n, 1, 8, 8)
+
+    board = run(tmp_path, Labelled((1, 8, 8), 4, hidden_dims=(8,), num_classes=10), Digits(batch_size=600))
+    pixels = picture(board, "samples/from_fixed_latents")
+    cell = pixels.shape[1] // 10
+    shades = pixels[cell // 2 :: cell, cell // 2 :: cell, 0]
+    assert (shades == shades[:1]).all()
+    assert (np.diff(shades[0].astype(int)) > 0).all()
+
+
 def test_pictures_do_not_disturb_training(tmp_path):
     weights = []
     for folder, callbacks in (("with", True), ("without", False)):
