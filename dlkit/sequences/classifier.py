@@ -114,7 +114,8 @@ class SequenceClassifier(Method):
 
     def by_length(self) -> dict[str, Tensor]:
         """How the last pass of evaluation went at each length: see `dlkit.metrics.by_length.AccuracyByLength`."""
-        return self.lengths.compute()
+        # torchmetrics takes the only entry of a vector for a scalar.
+        return {name: values.reshape(-1) for name, values in self.lengths.compute().items()}
 
     @ability
     def classify(self, x: Tensor, lengths: Tensor) -> Tensor:
