@@ -6,12 +6,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from datamodules.char_text import CharText
     from datamodules.cifar import CIFAR10
+    from datamodules.conllu import CoNLLU
     from datamodules.digits import Digits
     from datamodules.gaussians import Gaussians
     from datamodules.images import Images
     from datamodules.mnist import KMNIST, MNIST, FashionMNIST
+    from datamodules.palindromes import Palindromes
+    from datamodules.parallel_text import ParallelText
     from datamodules.stacked import StackedDigits
+    from datamodules.text_classification import TextClassification
 
 # Public name -> the module that defines it; names are imported when they are first used.
 EXPORTS = {
@@ -23,9 +28,28 @@ EXPORTS = {
     "Images": "datamodules.images",
     "Gaussians": "datamodules.gaussians",
     "StackedDigits": "datamodules.stacked",
+    "ParallelText": "datamodules.parallel_text",
+    "CharText": "datamodules.char_text",
+    "CoNLLU": "datamodules.conllu",
+    "Palindromes": "datamodules.palindromes",
+    "TextClassification": "datamodules.text_classification",
 }
 
-__all__ = ["CIFAR10", "KMNIST", "MNIST", "Digits", "FashionMNIST", "Gaussians", "Images", "StackedDigits"]
+__all__ = [
+    "CIFAR10",
+    "KMNIST",
+    "MNIST",
+    "CharText",
+    "CoNLLU",
+    "Digits",
+    "FashionMNIST",
+    "Gaussians",
+    "Images",
+    "Palindromes",
+    "ParallelText",
+    "StackedDigits",
+    "TextClassification",
+]
 
 
 def __getattr__(name: str) -> Any:

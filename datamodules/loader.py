@@ -70,7 +70,7 @@ class Loader:
 
     def batches(self) -> list[slice]:
         """Which part of the epoch's order each batch of all processes together is."""
-        world_size, n = world()[1], len(self.examples.x)
+        world_size, n = world()[1], self.size
         if n < world_size:
             raise ValueError(f"{n} examples cannot be shared by {world_size} processes: use fewer devices")
         size = self.batch_size * world_size
@@ -83,7 +83,7 @@ class Loader:
     def __len__(self) -> int:
         return len(self.batches())
 
-    def __iter__(self) -> Iterator[Examples]:
+    def __iter__(self) -> Iterator[Any]:
         if self.position and not self.resumed:  # the pass before this one, finished or not, is over
             self.epoch, self.position = self.epoch + 1, 0
         self.resumed = False
@@ -93,16 +93,25 @@ class Loader:
         while self.position < len(batches):
             rows = order[batches[self.position]][rank::world_size]
             self.position += 1
-            yield self.examples.map(itemgetter(rows))
+            yield self.take(rows)
+
+    @property
+    def size(self) -> int:
+        """How many examples there are."""
+        return len(self.examples.x)
+
+    def take(self, rows: Tensor) -> Any:
+        """The batch of some examples: (n,), int64."""
+        return self.examples.map(itemgetter(rows))
 
     def order(self) -> Tensor:
         """The epoch's order: (n,), int64."""
-        n = len(self.examples.x)
-        if not self.shuffle:
-            return torch.arange(n)
+        return torch.randperm(self.size, generator=self.generator()) if self.shuffle else torch.arange(self.size)
+
+    def generator(self) -> torch.Generator:
+        """The random numbers of this epoch."""
         # Neighbouring seeds and epochs must not share an order: a multiplier keeps them apart before they are added.
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
-        return torch.randperm(n, generator=generator)
+        return torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
 
 
 def world() -> tuple[int, int]:

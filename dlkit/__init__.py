@@ -16,10 +16,14 @@ if TYPE_CHECKING:
     from dlkit.autoencoders.autoencoder import Autoencoder
     from dlkit.autoencoders.denoising import DenoisingAutoencoder
     from dlkit.autoencoders.vae import VAE
-    from dlkit.batches import Examples
+    from dlkit.batches import Examples, SentencePairs, Sequences, TaggedWords, TextWindows
     from dlkit.classifiers.classifier import Classifier
     from dlkit.errors import CollapseError, NonFiniteError
     from dlkit.method import Method, load
+    from dlkit.sequences.classifier import SequenceClassifier
+    from dlkit.sequences.language_model import LanguageModel
+    from dlkit.sequences.tagger import SequenceTagger
+    from dlkit.sequences.translator import Translator
 
 __version__ = "0.1.0"
 
@@ -30,6 +34,10 @@ EXPORTS = {
     "CollapseError": "dlkit.errors",
     "load": "dlkit.method",
     "Examples": "dlkit.batches",
+    "Sequences": "dlkit.batches",
+    "TaggedWords": "dlkit.batches",
+    "TextWindows": "dlkit.batches",
+    "SentencePairs": "dlkit.batches",
     "Classifier": "dlkit.classifiers.classifier",
     "Autoencoder": "dlkit.autoencoders.autoencoder",
     "DenoisingAutoencoder": "dlkit.autoencoders.denoising",
@@ -38,6 +46,10 @@ EXPORTS = {
     "GAN": "dlkit.adversarial.gan",
     "WGAN": "dlkit.adversarial.wgan",
     "OptimalCritics": "dlkit.adversarial.optimal_critics",
+    "SequenceClassifier": "dlkit.sequences.classifier",
+    "SequenceTagger": "dlkit.sequences.tagger",
+    "LanguageModel": "dlkit.sequences.language_model",
+    "Translator": "dlkit.sequences.translator",
 }
 
 __all__ = [
@@ -50,9 +62,17 @@ __all__ = [
     "CollapseError",
     "DenoisingAutoencoder",
     "Examples",
+    "LanguageModel",
     "Method",
     "NonFiniteError",
     "OptimalCritics",
+    "SentencePairs",
+    "SequenceClassifier",
+    "SequenceTagger",
+    "Sequences",
+    "TaggedWords",
+    "TextWindows",
+    "Translator",
     "load",
 ]
 

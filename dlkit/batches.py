@@ -12,6 +12,68 @@ from typing import NamedTuple
 from torch import Tensor
 
 
+class Sequences(NamedTuple):
+    """Independent sequences of different lengths, padded to the longest of them, with a class label each.
+
+    Attributes:
+        x: (batch, time), int64 tokens, 0 at the padding; or (batch, time, features), float32.
+        lengths: (batch,), int64, how many steps of each are real, from the first.
+        y: (batch,), int64 class indices.
+    """
+
+    x: Tensor
+    lengths: Tensor
+    y: Tensor
+
+
+class TaggedWords(NamedTuple):
+    """Sentences of different lengths, padded to the longest of them, with a tag for each word.
+
+    Attributes:
+        x: (batch, time), int64, the words' tokens, 0 at the padding.
+        lengths: (batch,), int64, how many words each sentence has.
+        y: (batch, time), int64 tags, -1 at the padding.
+        forms: (batch, time), int64, which row of `letters` spells each word; any at the padding.
+        letters: (distinct words, letters), int64, padded with 0.
+        letter_lengths: (distinct words,), int64.
+    """
+
+    x: Tensor
+    lengths: Tensor
+    y: Tensor
+    forms: Tensor
+    letters: Tensor
+    letter_lengths: Tensor
+
+
+class TextWindows(NamedTuple):
+    """The next window of several streams of text, read side by side.
+
+    Attributes:
+        x: (batch, time), int64 tokens.
+        y: (batch, time), int64, the token that follows each.
+        first: (), bool, whether the streams begin here; otherwise they go on from the batch before.
+    """
+
+    x: Tensor
+    y: Tensor
+    first: Tensor
+
+
+class SentencePairs(NamedTuple):
+    """Sentences and their translations, padded to the longest of each.
+
+    Attributes:
+        source: (batch, source words), int64 tokens, 0 at the padding.
+        source_lengths: (batch,), int64, how many words each sentence has.
+        target: (batch, target words), int64: the beginning, the translation's tokens and the end, then 0.
+    """
+
+    source: Tensor
+    source_lengths: Tensor
+    target: Tensor
+
+
 class Examples(NamedTuple):
     """Independent examples of one fixed shape, with a class label each when the data has labels.
 

@@ -22,7 +22,7 @@ import dlkit
 from dlkit.callbacks import Quality, RandomState
 from dlkit.callbacks.drawing import grid, is_image, square
 from dlkit.errors import USER_ERRORS, CommandLineError, explain
-from dlkit.protocols import FitsLatentDensity, HasBaselines, Samples
+from dlkit.protocols import FitsLatentDensity, HasBaselines, HasTrivialBaselines, Samples
 
 # Lines that Lightning and its dependencies print at every run and that a user of dlkit can do nothing about.
 NAGS = (
@@ -192,6 +192,8 @@ def measure(
     metrics = dict(found[0])
     if split == "test":
         metrics.update(baselines(method, data))
+        if isinstance(data, HasTrivialBaselines):
+            metrics.update(data.trivial_baselines())
     print(f"{title}, {split} split of {type(data).__name__}")
     for name, value in metrics.items():
         print(f"  {name:32} {value:.6g}")

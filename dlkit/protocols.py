@@ -5,6 +5,7 @@ Where a method is conditional on class labels, `labels` ((batch,), int64) says w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -156,6 +157,46 @@ class HasCriticCurves(Protocol):
         ...
 
 
+@runtime_checkable
+class Generates(Protocol):
+    """Goes on with a text."""
+
+    codec: Any  # None for one that was trained without, and cannot write
+
+    def generate(self, prompt: str = "", num_tokens: int = 200) -> str:
+        """The prompt and what follows it."""
+        ...
+
+
+@runtime_checkable
+class Translates(Protocol):
+    """Translates sentences."""
+
+    def translate(self, sentences: Sequence[str], beam_size: int = 5, alpha: float = 1.0) -> list[str]:
+        """The best translation of each, in the order given."""
+        ...
+
+
+@runtime_checkable
+class Attends(Protocol):
+    """Looks at the words of a sentence as it translates."""
+
+    attention: Any  # None for one that does not
+
+    def attend(self, sentence: str, translation: str) -> tuple[list[str], list[str], Tensor]:
+        """Tokens of the sentence and of the translation, and the weights, (of the one, of the other)."""
+        ...
+
+
+@runtime_checkable
+class MeasuresByLength(Protocol):
+    """Knows after a pass of evaluation how it does at each length."""
+
+    def by_length(self) -> dict[str, Tensor]:
+        """`length`, `accuracy` and `majority`, the share of the most frequent class, (lengths,) each."""
+        ...
+
+
 # What data knows of itself -------------------------------------------------------------------------------------------
 
 
@@ -172,6 +213,26 @@ class KnownMixture(Protocol):
 
     means: Tensor
     std: float
+
+
+@runtime_checkable
+class ParallelTexts(Protocol):
+    """A datamodule of sentences and their translations."""
+
+    lowercase: bool
+
+    def pairs(self, split: str) -> tuple[list[str], list[str]]:
+        """Sentences and their reference translations."""
+        ...
+
+
+@runtime_checkable
+class HasTrivialBaselines(Protocol):
+    """A datamodule that knows what can be had without learning."""
+
+    def trivial_baselines(self) -> dict[str, float]:
+        """Figures on the test part, by name."""
+        ...
 
 
 @runtime_checkable

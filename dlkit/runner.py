@@ -21,7 +21,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from dlkit.callbacks import Checkpoints, Compile, Pictures, Progress, RandomState, Summary
 from dlkit.callbacks.summary import writer
-from dlkit.cli import LINKED, LOGS, options_of, recipe_classes, suggestion, tidy
+from dlkit.cli import LINKED, LINKED_ALWAYS, LOGS, options_of, recipe_classes, suggestion, tidy
 from dlkit.errors import USER_ERRORS, CommandLineError, explain
 from dlkit.evaluation import measure, silence_nags
 from dlkit.method import Method, read_checkpoint
@@ -194,7 +194,8 @@ def run(
     linked = [
         field
         for field, parameter in parameters(classes["model"]).items()
-        if field in LINKED and parameter.default is inspect.Parameter.empty
+        if (field in LINKED and parameter.default is inspect.Parameter.empty)
+        or (field in LINKED_ALWAYS and hasattr(classes["data"], field))
     ]
     check_fields(classes, yaml.safe_load(path.read_text()) or {}, arguments, linked)
     try:

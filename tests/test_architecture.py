@@ -15,11 +15,11 @@ import dlkit
 ROOT = Path(__file__).parent.parent
 # A module may import from its own floor's folder and from lower floors.
 FLOORS = [
-    ("errors", "batches", "protocols", "functional"),
+    ("errors", "batches", "text", "protocols", "functional"),
     ("nn",),
     ("metrics",),
     ("method",),
-    ("classifiers", "autoencoders", "adversarial"),
+    ("classifiers", "autoencoders", "adversarial", "sequences"),
     ("callbacks",),
     ("cli", "runner", "evaluation"),
 ]
@@ -54,8 +54,8 @@ def test_a_module_imports_from_lower_floors_only(path):
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "datamodules").glob("*.py")), ids=lambda path: path.name)
-def test_datamodules_know_batches_and_nothing_else_of_dlkit(path):
-    assert {name for name in imports(path) if name.startswith("dlkit")} <= {"dlkit.batches"}
+def test_datamodules_know_batches_and_text_and_nothing_else_of_dlkit(path):
+    assert {name for name in imports(path) if name.startswith("dlkit")} <= {"dlkit.batches", "dlkit.text"}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "dlkit" / "nn").glob("*.py")), ids=lambda path: path.name)

@@ -10,6 +10,7 @@ from dlkit.callbacks.progress import Progress
 from dlkit.callbacks.quality import Quality
 from dlkit.callbacks.random_state import RandomState
 from dlkit.callbacks.summary import Summary
+from dlkit.callbacks.translations import Translations
 
 __all__ = [
     "AdversarialDiagnostics",
@@ -22,4 +23,5 @@ __all__ = [
     "Quality",
     "RandomState",
     "Summary",
+    "Translations",
 ]

@@ -146,6 +146,51 @@ def bars(values: np.ndarray, title: str, ylabel: str) -> Figure:
     return canvas
 
 
+# Sequences -----------------------------------------------------------------------------------------------------------
+
+
+def attention(source: list[str], target: list[str], weights: Tensor) -> Figure:
+    """Where each word written (row) looks in the sentence (column).
+
+    Args:
+        source: the sentence's tokens.
+        target: the translation's.
+        weights: (target, source), each row summing to one.
+    """
+    canvas, axes = figure(1.8 + 0.42 * len(source), 1.6 + 0.3 * len(target))
+    axes.imshow(weights.float().cpu().numpy(), cmap="Greys", vmin=0, vmax=1, aspect="auto")
+    axes.set(xticks=range(len(source)), yticks=range(len(target)), title="attention")
+    axes.set_xticklabels(source, rotation=60, ha="right", rotation_mode="anchor")
+    axes.set_yticklabels(target)
+    return canvas
+
+
+def by_length(length: np.ndarray, accuracy: np.ndarray, majority: np.ndarray) -> Figure:
+    """Accuracy against length, beside that of always naming the most frequent class: (lengths,) each."""
+    return compared_by_length(length, {"accuracy": accuracy[None]}, majority)
+
+
+def compared_by_length(length: np.ndarray, curves: dict[str, np.ndarray], majority: np.ndarray) -> Figure:
+    """The same of several methods.
+
+    Args:
+        length: (lengths,).
+        curves: by name the accuracies of each run, (runs, lengths); the mean is drawn, and bars from the least to the best.
+        majority: (lengths,).
+    """
+    canvas, axes = figure()
+    axes.plot(length, majority, color="grey", linewidth=1, linestyle="dashed", label="most frequent class")
+    for number, (name, runs) in enumerate(curves.items()):
+        mean, colour = runs.mean(0), f"C{number}"
+        axes.plot(length, mean, color=colour, marker="o", markersize=4, label=name)
+        if len(runs) > 1:
+            axes.errorbar(length, mean, [mean - runs.min(0), runs.max(0) - mean], color=colour, linewidth=1, capsize=2)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set(ylim=(0, 1.02), xlabel="length of the sequence", ylabel="share of right answers", title="accuracy against length")
+    axes.legend(loc="lower left", fontsize=8)
+    return canvas
+
+
 # Adversarial methods; green is real and purple generated, as in GAN Lab (Kahng et al. 2018, arXiv:1809.01587) ----------
 
 REAL, GENERATED, PULL = "#1b7837", "#762a83", "crimson"

@@ -21,9 +21,11 @@ from dlkit.protocols import (
     Denoises,
     Encodes,
     FitsLatentDensity,
+    Generates,
     HasCriticCurves,
     HasLatentUsage,
     Interpolates,
+    MeasuresByLength,
     Reconstructs,
     Samples,
     SamplesByLabel,
@@ -31,6 +33,7 @@ from dlkit.protocols import (
 
 COLUMNS = 12
 STEPS = 11
+NUM_TOKENS = 500
 MOST_DIMENSIONS = 10
 FEWEST_FOR_A_DENSITY = 100
 SEED = 1
@@ -41,7 +44,8 @@ class Pictures(FirstExamples):
 
     By protocol: input over reconstruction; corrupted, denoised and clean; samples; interpolations; latent traversals; the
     latent space in two dimensions, and at the end in TensorBoard's projector; KL of each latent dimension; confusion
-    matrix and reliability; critics of known densities. Nothing it does disturbs the random state of training.
+    matrix and reliability; critics of known densities; text that a model goes on
+    with; accuracy against length. Nothing it does disturbs the random state of training.
 
     Args:
         every_n_epochs: how often, counted in epochs; the last epoch is always drawn.
@@ -67,6 +71,9 @@ class Pictures(FirstExamples):
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         board, examples = writer(trainer), self.take()
+        if board is not None and self.wanted(trainer):
+            with isolated(SEED):
+                self.write(board, steps_done(trainer), pl_module)
         if board is None or examples is None:
             return
         with isolated(SEED):
@@ -136,6 +143,15 @@ class Pictures(FirstExamples):
             names = self.names(torch.arange(probabilities.shape[1]))
             board.add_figure("confusion", drawing.confusion_matrix(probabilities, truth, names), step)
             board.add_figure("reliability", drawing.reliability(probabilities, truth), step)
+
+    def write(self, board: SummaryWriter, step: int, method: L.LightningModule) -> None:
+        """Shows what needs no examples: text that a model goes on with, accuracy against length."""
+        if isinstance(method, Generates) and method.codec is not None:
+            lines = method.generate(num_tokens=NUM_TOKENS).splitlines()
+            board.add_text("generated", "\n".join(f"    {line}" for line in lines), step)
+        if isinstance(method, MeasuresByLength):
+            found = {name: values.cpu().numpy() for name, values in method.by_length().items()}
+            board.add_figure("accuracy_by_length", drawing.by_length(**found), step)
 
     def samples(self, method: Samples, number: int, columns: int, device: torch.device) -> Tensor:
         """So many samples; of a conditional method with as many classes as columns, a class in each column."""

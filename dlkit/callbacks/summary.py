@@ -14,6 +14,8 @@ from torch.utils.tensorboard.summary import hparams
 
 from dlkit.method import Method
 
+LONGEST_SETTING = 200  # of a hyperparameter that TensorBoard's table shows; vocabularies are longer
+
 
 def writer(trainer: L.Trainer) -> SummaryWriter | None:
     """TensorBoard's writer, in the first process of a run that logs there."""
@@ -85,6 +87,7 @@ class Summary(L.Callback):
         plain = {
             name: value if isinstance(value, (bool, int, float, str)) else str(value)
             for name, value in pl_module.hparams.items()
+            if len(str(value)) <= LONGEST_SETTING
         }
         # TensorBoard shows the newest value of the tags named here, so naming them once is enough.
         for summary in hparams(plain, {f"val/{name}": 0.0 for name in names}):

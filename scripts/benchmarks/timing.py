@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from datamodules.base import ImageData, MemoryData
+from datamodules.base import ImageData
 from dlkit.batches import Examples
 from dlkit.callbacks import Checkpoints, Progress, RandomState, Summary
 from dlkit.callbacks.progress import REFRESH_SECONDS
@@ -140,12 +140,13 @@ class Held(ImageData):
 
 def fit(
     build: Callable[[], Method],
-    data: MemoryData,
+    data: L.LightningDataModule,
     folder: str,
     epochs: int = 1,
     max_steps: int = -1,
     watch: Stopwatch | None = None,
     precision: Literal["32-true", "bf16-mixed"] = "32-true",
+    clip: float | None = None,
 ) -> Stopwatch:
     """Trains with what the command line gives a run, the progress bar drawn as often as in a terminal."""
     watch, progress = watch or Stopwatch(), Progress()
@@ -157,6 +158,7 @@ def fit(
         callbacks=[Checkpoints(), RandomState(), Summary("benchmark", 0), progress, watch],
         accelerator="cpu",
         precision=precision,
+        gradient_clip_val=clip,
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )

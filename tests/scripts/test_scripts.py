@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -105,3 +107,40 @@ def test_the_table_is_written_from_runs_and_an_untested_recipe_says_so(fit, tmp_
     assert fit("--check", script=script).returncode == 0
     (tmp_path / "README.md").write_text(text.replace("not run", "89.0"))
     assert fit("--check", script=script).returncode == 1
+
+
+def test_lines_are_translated_by_a_checkpoint_alone(fit, tmp_path):
+    assert fit("dates-translator", *QUICK, "--data.batch_size", 512).returncode == 0
+    checkpoint = tmp_path / "lightning_logs/dates-translator/version_0/checkpoints/last.ckpt"
+    moved = tmp_path / "a.ckpt"
+    checkpoint.rename(moved)
+
+    def translate(text, *arguments):
+        return subprocess.run(
+            [sys.executable, str(SCRIPTS / "translate.py"), str(moved), *arguments],
+            input=text,
+            capture_output=True,
+            timeout=100,
+        )
+
+    done = translate(b"7 may 1985\n\n8 may 1985\n")
+    assert done.returncode == 0, done.stderr
+    first, empty, second = done.stdout.decode().splitlines()
+    assert first and second and not empty
+    best = translate(b"7 may 1985\n", "--n-best", "3").stdout.decode().splitlines()
+    scores = [float(line.split("\t")[0]) for line in best]
+    assert len(best) == 3 and scores == sorted(scores, reverse=True)
+    assert best[0].split("\t")[1] == first
+    for refused, reason in (
+        (translate(b"\xff\n"), b"standard input is not UTF-8"),
+        (translate(b"x\n", "--n-best", "9"), b"--n-best 9: give 1 or more, and no more than --beam-size 5"),
+        (translate(b"x\n", "--beam-size", "0", "--n-best", "1"), b"no more than --beam-size 0"),
+    ):
+        assert refused.returncode == 1
+        assert reason in refused.stderr and b"Traceback" not in refused.stderr
+
+
+def test_palindromes_are_compared_from_tested_runs(fit, tmp_path):
+    done = fit(script=SCRIPTS / "palindromes.py")
+    assert done.returncode == 1
+    assert "there is no tested run of palindromes-rnn" in done.stderr

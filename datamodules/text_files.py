@@ -1,0 +1,75 @@
+"""Text files, read with errors that name the file and the line."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import zlib
+from pathlib import Path
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 file, plain or gzipped.
+
+    Raises:
+        FileNotFoundError: it is absent.
+        ValueError: it is damaged, or not UTF-8.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}: put it there, or name another folder with --data.root or DLKIT_DATA")
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is damaged or cut short ({error}): get it again") from error
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise ValueError(
+            f"{path} line {line} is not UTF-8 (byte 0x{content[error.start]:02x}): convert the file, such as by "
+            f"iconv -f latin1 -t utf-8"
+        ) from error
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a file, without their ends; see `read_text`."""
+    return read_text(path).splitlines()
+
+
+def read_labelled(path: Path) -> tuple[list[str], list[str]]:
+    """Texts and their labels: of a `.csv` or `.tsv` the columns `text` and `label`; of any other file, a line each, the label
+    first, then a blank, then the text.
+
+    Returns:
+        The texts and the labels, in the file's order; lines that are empty are passed over.
+
+    Raises:
+        FileNotFoundError: the file is absent.
+        ValueError: a line without a text or a label, or a table without these columns.
+    """
+    suffix = path.suffixes[-2] if path.suffix == ".gz" and len(path.suffixes) > 1 else path.suffix
+    texts: list[str] = []
+    labels: list[str] = []
+    if suffix in (".csv", ".tsv"):
+        table = csv.DictReader(io.StringIO(read_text(path)), delimiter="," if suffix == ".csv" else "\t")
+        absent = {"text", "label"} - set(table.fieldnames or ())
+        if absent:
+            raise ValueError(f"{path} has no column {' and no column '.join(sorted(absent))}: its first line names the columns")
+        rows = ((table.line_num, (row["label"] or "").strip(), (row["text"] or "").strip()) for row in table)
+    else:
+        rows = (
+            (number, label, text.strip())
+            for number, line in enumerate(read_lines(path), 1)
+            if line.strip()
+            for label, _, text in [line.strip().partition(" ")]
+        )
+    for number, label, text in rows:
+        if not label or not text:
+            missing = "text" if label else "label"
+            raise ValueError(f"{path} line {number} has no {missing}: give it one, or remove the line")
+        texts.append(text)
+        labels.append(label)
+    if not texts:
+        raise ValueError(f"{path} holds no texts: give at least one line")
+    return texts, labels

@@ -1,0 +1,1 @@
+"""Sequences: recurrent networks that classify, tag, continue and translate."""

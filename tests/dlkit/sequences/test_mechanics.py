@@ -1,0 +1,195 @@
+"""Methods of sequences, repeated by hand, resumed, saved, in half precision and in two processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+
+import dlkit
+from datamodules import CharText, CoNLLU, Palindromes, ParallelText
+from dlkit.callbacks import Checkpoints, RandomState
+
+STEPS = 3
+DATA = {
+    "classifier": lambda: Palindromes(num_examples=1000, val_size=100, batch_size=64),
+    "tagger": lambda: CoNLLU(batch_size=64),
+    "language-model": lambda: CharText(window=20, batch_size=16),
+    "translator": lambda: ParallelText(batch_size=64),
+}
+METHODS = {
+    "classifier": lambda data, **more: dlkit.SequenceClassifier(
+        data.vocab_size, 2, embedding_dim=8, hidden_size=8, pooling="attention", bidirectional=True, **more
+    ),
+    "tagger": lambda data, **more: dlkit.SequenceTagger(
+        data.vocab_size, data.num_tags, data.char_vocab_size, 8, 8, 8, hidden_size=8, **more
+    ),
+    "language-model": lambda data, **more: dlkit.LanguageModel(data.vocab_size, data.vocabulary, 8, hidden_size=8, **more),
+    "translator": lambda data, **more: dlkit.Translator(
+        data.source_vocab_size, data.target_vocab_size, data.source_vocabulary, data.target_vocabulary, embedding_dim=8,
+        hidden_size=8, **more,
+    ),
+}  # fmt: skip
+every_method = pytest.mark.parametrize("name", METHODS)
+
+
+class Losses(L.Callback):
+    def __init__(self):
+        self.values = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.values.append(outputs["loss"].item())
+
+
+class Stop(L.Callback):
+    """Raises after a given step, as a kill would."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.fit_loop.epoch_loop.total_batch_idx == self.step:
+            raise KeyError("stopped")
+
+
+def trainer(**more):
+    settings = {"logger": False, "enable_checkpointing": False, "limit_val_batches": 0, "max_steps": STEPS, **more}
+    return L.Trainer(
+        accelerator="cpu", enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, **settings
+    )
+
+
+@every_method
+def test_a_raw_loop_and_the_trainer_give_the_same_losses(name):
+    data, seen = DATA[name](), Losses()
+    L.seed_everything(1, verbose=False)
+    trainer(callbacks=[seen]).fit(METHODS[name](data, dropout=0.3), datamodule=data)
+
+    L.seed_everything(1, verbose=False)
+    method, raw = METHODS[name](data, dropout=0.3), []
+    optimizer = method.configure_optimizers()
+    for batch in data.loader("train", shuffle=True):
+        loss = method.carry("train", batch) if name == "language-model" else method.loss(batch)[0]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        raw.append(loss.item())
+        if len(raw) == STEPS:
+            break
+    assert raw == seen.values
+
+
+@every_method
+def test_one_batch_is_overfitted_and_every_parameter_gets_a_gradient(name):
+    L.seed_everything(1, verbose=False)
+    data = DATA[name]()
+    data.batch_size = 8
+    method = METHODS[name](data)
+    batch = next(iter(data.batches("train")))
+    optimizer = torch.optim.Adam(method.parameters(), lr=1e-2)
+    first = method.loss(batch)[0].item()
+    for _ in range(250):
+        loss, _ = method.loss(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.7 * first
+    method = METHODS[name](data)
+    method.loss(batch)[0].backward()
+    for key, parameter in method.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, key
+
+
+@every_method
+def test_a_checkpoint_is_self_contained_and_holds_plain_data(name, tmp_path):
+    data = DATA[name]()
+    method = METHODS[name](data)
+    run = trainer()
+    run.fit(method, datamodule=data)
+    run.save_checkpoint(tmp_path / "a.ckpt", weights_only=False)
+    found = dlkit.load(tmp_path / "a.ckpt")
+    assert type(found) is type(method) and not found.training
+    assert dict(found.hparams) == dict(method.hparams)
+    for (key, value), other in zip(method.state_dict().items(), found.state_dict().values(), strict=True):
+        assert torch.equal(value, other), key
+    for value in method.hparams.values():
+        assert isinstance(value, (bool, int, float, str, tuple, list, type(None)))
+
+
+@every_method
+def test_bf16_mixed_trains_with_finite_losses(name):
+    data, seen = DATA[name](), Losses()
+    method = METHODS[name](data)
+    trainer(precision="bf16-mixed", callbacks=[seen], max_steps=20, limit_val_batches=1).fit(method, datamodule=data)
+    assert torch.tensor(seen.values).isfinite().all()
+    assert all(parameter.isfinite().all() and parameter.dtype == torch.float32 for parameter in method.parameters())
+
+
+def resumable(name, root, callbacks=(), resume=False):
+    L.seed_everything(5, verbose=False)
+    data = DATA[name]()
+    method = METHODS[name](data, dropout=0.3)
+    run = trainer(
+        logger=TensorBoardLogger(root, version=0), enable_checkpointing=True, max_epochs=2, limit_train_batches=STEPS,
+        max_steps=-1, limit_val_batches=2, callbacks=[Checkpoints(every_n_seconds=0), RandomState(), *callbacks],
+    )  # fmt: skip
+    checkpoint = root / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
+    run.fit(method, datamodule=data, ckpt_path=checkpoint if resume else None, weights_only=True)
+    return method
+
+
+@every_method
+def test_resuming_after_any_step_is_exact(tmp_path, name):
+    whole = resumable(name, tmp_path / "whole")
+    for step in range(1, 2 * STEPS):
+        root = tmp_path / f"stopped{step}"
+        with pytest.raises(KeyError, match="stopped"):
+            resumable(name, root, [Stop(step)])
+        resumed = resumable(name, root, resume=True)
+        for (key, expected), found in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+            assert torch.equal(expected, found), f"{key} differs after stopping at step {step}"
+
+
+PROCESSES = """
+import sys, warnings
+warnings.simplefilter("ignore")
+import lightning as L, torch
+sys.path.insert(0, sys.argv[1])
+from test_mechanics import DATA, METHODS
+from dlkit.callbacks import RandomState
+
+found = {}
+for name, build in METHODS.items():
+    L.seed_everything(2, verbose=False)
+    data = DATA[name]()
+    method = build(data)
+    trainer = L.Trainer(
+        accelerator="cpu", devices=2, strategy="ddp", max_steps=3, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, limit_val_batches=2,
+        callbacks=[RandomState()],
+    )
+    trainer.fit(method, datamodule=data)
+    found[name] = method.state_dict()
+    torch.save(found, f"{sys.argv[2]}.{trainer.global_rank}")
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_read_different_sequences_and_keep_equal_parameters(tmp_path):
+    (tmp_path / "two.py").write_text(PROCESSES)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "two.py"]
+    done = subprocess.run(
+        [*command, os.path.dirname(__file__), "found"], cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    first, second = (torch.load(tmp_path / f"found.{rank}", weights_only=True) for rank in range(2))
+    assert set(first) == set(METHODS)
+    for name, state in first.items():
+        for key, value in state.items():
+            assert torch.equal(value, second[name][key]), (name, key)
