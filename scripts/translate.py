@@ -34,7 +34,7 @@ def main() -> None:
             f"{arguments.checkpoint} is a {type(method).__name__}, which does not translate: use scripts/evaluate.py"
         )
     try:
-        sentences = sys.stdin.read().splitlines()
+        sentences = sys.stdin.buffer.read().decode("utf-8").splitlines()  # whatever the terminal's encoding is
     except UnicodeDecodeError as error:
         raise ValueError(f"standard input is not UTF-8 ({error}): convert it, such as by iconv -f latin1 -t utf-8") from error
     found = method.translations(  # type: ignore[attr-defined]

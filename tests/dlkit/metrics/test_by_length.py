@@ -17,8 +17,8 @@ def test_every_length_has_its_accuracy_and_its_most_frequent_class():
     assert found["accuracy"].tolist() == pytest.approx([2 / 4, 1, 1])
     assert found["majority"].tolist() == pytest.approx([3 / 4, 1, 1])
     metric.reset()
-    metric.update(torch.tensor([0]), torch.tensor([0]), torch.tensor([1]))
-    assert metric.compute()["length"].tolist() == [1]
+    metric.update(torch.tensor([0, 0]), torch.tensor([0, 0]), torch.tensor([1, 3]))
+    assert metric.compute()["length"].tolist() == [1, 3]
 
 
 def test_several_updates_are_one_and_counts_of_processes_add_up():
