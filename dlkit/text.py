@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
@@ -17,8 +16,6 @@ from typing import Any, Literal
 PAD, BOS, EOS, UNK = range(4)
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
 Units = Literal["words", "characters", "bpe"]
-
-WORD = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
 
 
 class Codec:
@@ -138,8 +135,3 @@ def tokenizers() -> Any:
             "byte-pair encoding needs the library tokenizers: pip install 'dlkit[text]', or take words with units='words'"
         ) from error
     return library
-
-
-def words(text: str) -> list[str]:
-    """Words and punctuation marks of a plain text, in order: "It's here." -> ["It's", "here", "."]."""
-    return WORD.findall(text)
