@@ -1,4 +1,4 @@
-"""MemoryData and ImageData: the bases of every datamodule of examples, and of images, held in memory."""
+"""SplitData, MemoryData and ImageData: the bases of datamodules held in memory, of examples, and of images."""
 
 from __future__ import annotations
 
@@ -12,48 +12,41 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from datamodules.loader import Loader
+from datamodules.loader import EpochLoader, Loader
 from dlkit.batches import Examples
 
 Binarize = Literal["none", "static", "dynamic"]
 Split = Literal["train", "val", "test"]
 
 
-class MemoryData(L.LightningDataModule):
-    """Examples held in memory, served a whole batch at a time.
+class SplitData(L.LightningDataModule):
+    """Data held in memory in parts "train", "val" (where there is one) and "test".
 
-    A subclass sets `data_shape`, `num_classes` and `class_names`, and gives `load()`; what lies in memory in another form
-    than methods are given is turned into it by `prepare()`. The validation split is taken from the training part by
-    `split_seed`; the test part is whatever the data set says it is.
+    A subclass gives `load()` and `serve()`, and `divide()` where it takes the validation part out of the training part.
 
     Args:
         batch_size: examples a batch and device.
-        val_size: examples held out of the training part for validation; 0 trains without validation.
-        split_seed: of that split. The order of training comes from the run's seed.
 
     Attributes:
-        data_shape: the shape of one example, without the batch.
-        num_classes: how many classes, or None.
-        class_names: a name for each class.
-        splits: the parts "train", "val" (where there is one) and "test" after `setup()`, as they lie in memory.
+        splits: the parts after `setup()`, as they lie in memory.
     """
 
-    data_shape: tuple[int, ...]
-    num_classes: int | None
-    class_names: tuple[str, ...] = ()
-
-    def __init__(self, batch_size: int = 128, val_size: int = 0, split_seed: int = 0) -> None:
+    def __init__(self, batch_size: int) -> None:
         super().__init__()
-        if val_size < 0:
-            raise ValueError(f"val_size={val_size}: give 0 or more examples")
         self.batch_size = batch_size
-        self.val_size = val_size
-        self.split_seed = split_seed
-        self.splits: dict[str, Examples] = {}
+        self.splits: dict[str, Any] = {}
 
-    def load(self) -> dict[str, Examples]:
-        """The parts "train" and "test": x (n, *shape), as `prepare` takes it; y (n,), int64, or None."""
+    def load(self) -> dict[str, Any]:
+        """The parts "train" and "test", and "val" where the data says what it is."""
         raise NotImplementedError(f"{type(self).__name__} has to define load()")
+
+    def divide(self, parts: dict[str, Any]) -> dict[str, Any]:
+        """The loaded parts with "val" taken out of "train"; here they are the same."""
+        return parts
+
+    def serve(self, part: Any, shuffle: bool, seed: int) -> EpochLoader:
+        """The loader of a part."""
+        raise NotImplementedError(f"{type(self).__name__} has to define serve()")
 
     # What Lightning calls --------------------------------------------------------------------------------------------
 
@@ -61,55 +54,37 @@ class MemoryData(L.LightningDataModule):
         if not self.splits:
             self.splits = self.divide(self.load())
 
-    def divide(self, parts: dict[str, Examples]) -> dict[str, Examples]:
-        """The loaded parts with "val" taken out of "train".
-
-        Raises:
-            ValueError: nothing would be left to train on.
-        """
-        train = parts["train"]
-        if self.val_size >= len(train.x):
-            raise ValueError(f"val_size={self.val_size} leaves nothing of the {len(train.x)} training examples: lower it")
-        if self.val_size:
-            order = torch.randperm(len(train.x), generator=torch.Generator().manual_seed(self.split_seed))
-            parts["val"] = select(train, order[: self.val_size])
-            parts["train"] = select(train, order[self.val_size :].sort().values)
-        return parts
-
-    def train_dataloader(self) -> Loader:
+    def train_dataloader(self) -> EpochLoader:
         # overfit_batches asks for the same batches in every epoch
         return self.loader("train", shuffle=not getattr(self.trainer, "overfit_batches", 0))
 
-    def val_dataloader(self) -> Loader | list[Any]:
-        if self.val_size:
+    def val_dataloader(self) -> EpochLoader | list[Any]:
+        self.setup()
+        if "val" in self.splits:
             return self.loader("val")
-        # Lightning warns that an empty list may be a mistake; here it is what val_size=0 asks for.
+        # Lightning warns that an empty list may be a mistake; here it is what no validation part asks for.
         warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")
         return []
 
-    def test_dataloader(self) -> Loader:
+    def test_dataloader(self) -> EpochLoader:
         return self.loader("test")
-
-    def on_after_batch_transfer(self, batch: Examples, dataloader_idx: int) -> Examples:
-        if self.trainer is None:
-            return self.prepare(batch)
-        batch = self.prepare(batch, training=self.trainer.training)
-        return batch._replace(x=batch.x.to(self.trainer.lightning_module.dtype))  # other than float32 in "true" half precision
 
     # For everybody ---------------------------------------------------------------------------------------------------
 
-    def loader(self, split: Split, shuffle: bool = False) -> Loader:
-        """Batches as they lie in memory. The seed of the order is the run's (torch's initial seed)."""
+    def loader(self, split: Split, shuffle: bool = False) -> EpochLoader:
+        """Batches of a part as they lie in memory. The seed of the order is the run's (torch's initial seed)."""
         self.setup()
         if split not in self.splits:
             raise ValueError(
                 f"there is no split {split!r}, only {', '.join(sorted(self.splits))}: name one of them, "
-                f"or make a validation split with val_size"
+                f"or make a validation split with {self.makes_validation}"
             )
-        return Loader(self.splits[split], self.batch_size, shuffle, seed=torch.initial_seed())
+        return self.serve(self.splits[split], shuffle, torch.initial_seed())
 
-    def batches(self, split: Split = "train", device: str | torch.device = "cpu", epoch: int = 0) -> Iterator[Examples]:
-        """One pass over a split, ready for `Method.loss`: "train" shuffled and augmented, the others in order.
+    makes_validation = "val_size"  # the argument that does
+
+    def batches(self, split: Split = "train", device: str | torch.device = "cpu", epoch: int = 0) -> Iterator[Any]:
+        """One pass over a part, ready for `Method.loss`: "train" shuffled and augmented, the others in order.
 
         Args:
             split: "train", "val" or "test".
@@ -120,16 +95,65 @@ class MemoryData(L.LightningDataModule):
         loader = self.loader(split, shuffle=training)
         loader.set_epoch(epoch)
         for batch in loader:
-            yield self.prepare(batch.map(lambda part: part.to(device)), training)
+            yield self.prepare(type(batch)(*(part if part is None else part.to(device) for part in batch)), training)
 
-    def prepare(self, batch: Examples, training: bool = False) -> Examples:
+    def prepare(self, batch: Any, training: bool = False) -> Any:
         """A batch as it lies in memory to what methods are given, on the batch's device; here they are the same.
 
         Args:
-            batch: x (batch, *shape), as `load` gives it.
+            batch: as `serve` gives it.
             training: whether this batch is trained on.
         """
         return batch
+
+
+class MemoryData(SplitData):
+    """Examples held in memory, served a whole batch at a time.
+
+    A subclass sets `data_shape`, `num_classes` and `class_names`, and gives `load()`, x (n, *shape), as `prepare` takes it,
+    and y (n,), int64, or None; what lies in memory in another form than methods are given is turned into it by `prepare()`.
+    The validation split is taken from the training part by `split_seed`; the test part is whatever the data set says it is.
+
+    Args:
+        batch_size: examples a batch and device.
+        val_size: examples held out of the training part for validation; 0 trains without validation.
+        split_seed: of that split. The order of training comes from the run's seed.
+
+    Attributes:
+        data_shape: the shape of one example, without the batch.
+        num_classes: how many classes, or None.
+        class_names: a name for each class.
+    """
+
+    data_shape: tuple[int, ...]
+    num_classes: int | None
+    class_names: tuple[str, ...] = ()
+
+    def __init__(self, batch_size: int = 128, val_size: int = 0, split_seed: int = 0) -> None:
+        super().__init__(batch_size)
+        self.val_size = not_negative("val_size", val_size, "examples")
+        self.split_seed = split_seed
+
+    def divide(self, parts: dict[str, Examples]) -> dict[str, Examples]:
+        """The loaded parts with "val" taken out of "train".
+
+        Raises:
+            ValueError: nothing would be left to train on.
+        """
+        train = parts["train"]
+        if self.val_size:
+            kept, held_out = hold_out(len(train.x), self.val_size, self.split_seed)
+            parts["val"], parts["train"] = select(train, held_out), select(train, kept)
+        return parts
+
+    def serve(self, part: Examples, shuffle: bool, seed: int) -> Loader:
+        return Loader.of(part, self.batch_size, shuffle, seed)
+
+    def on_after_batch_transfer(self, batch: Examples, dataloader_idx: int) -> Examples:
+        if self.trainer is None:
+            return self.prepare(batch)
+        batch = self.prepare(batch, training=self.trainer.training)
+        return batch._replace(x=batch.x.to(self.trainer.lightning_module.dtype))  # other than float32 in "true" half precision
 
 
 class ImageData(MemoryData):
@@ -163,10 +187,8 @@ class ImageData(MemoryData):
         super().__init__(batch_size, val_size, split_seed)
         if binarize not in ("none", "static", "dynamic"):
             raise ValueError(f"unknown binarize {binarize!r}: use 'none', 'static' or 'dynamic'")
-        if shift < 0:
-            raise ValueError(f"shift={shift}: give 0 or more pixels")
         self.binarize: Binarize = binarize
-        self.shift = shift
+        self.shift = not_negative("shift", shift, "pixels")
 
     def divide(self, parts: dict[str, Examples]) -> dict[str, Examples]:
         """The loaded parts with "val" taken out of "train", and binarised where that is done once."""
@@ -209,6 +231,29 @@ def random_shift(x: Tensor, shift: int) -> Tensor:
     columns = left + torch.arange(width, device=x.device)
     picture = torch.arange(n, device=x.device).view(n, 1, 1)
     return padded[picture, :, rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2).contiguous()
+
+
+def hold_out(number: int, val_size: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Which of `number` examples stay for training, in order, and which are held out for validation: int64 each.
+
+    Raises:
+        ValueError: none would stay.
+    """
+    if val_size >= number:
+        raise ValueError(f"val_size={val_size} leaves nothing of the {number} training examples: lower it")
+    order = torch.randperm(number, generator=torch.Generator().manual_seed(seed))
+    return order[val_size:].sort().values, order[:val_size]
+
+
+def not_negative(name: str, value: int, what: str) -> int:
+    """The value, if it is no less than zero.
+
+    Raises:
+        ValueError: naming it.
+    """
+    if value < 0:
+        raise ValueError(f"{name}={value}: give 0 or more {what}")
+    return value
 
 
 def select(examples: Examples, rows: Tensor) -> Examples:

@@ -6,25 +6,22 @@ import random
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
 
-import lightning as L
 import torch
 from torch import Tensor
 
 from datamodules import loader as loaders
-from datamodules.base import data_root
-from datamodules.loader import Loader
+from datamodules.base import SplitData, data_root
+from datamodules.loader import EpochLoader
 from datamodules.text_files import read_text
 from dlkit.batches import TextWindows
 from dlkit.text import Codec
 
-Split = Literal["train", "val", "test"]
 NUM_GENERATED = 200_000
 # The generated text: sums, whose right sides follow from their left.
 
 
-class CharText(L.LightningDataModule):
+class CharText(SplitData):
     """A text as characters: the first part of it trains, the next validates and, where there is one, the last is the test part.
 
     A part is cut into `batch_size` streams of equal length, one a row, and a batch is the next `window` characters of each:
@@ -49,6 +46,8 @@ class CharText(L.LightningDataModule):
         vocab_size: how many there are, the four special tokens included.
     """
 
+    makes_validation = "val_share"
+
     def __init__(
         self,
         source: str = "generated",
@@ -58,7 +57,7 @@ class CharText(L.LightningDataModule):
         val_share: float = 0.1,
         test_share: float = 0.0,
     ) -> None:
-        super().__init__()
+        super().__init__(batch_size)
         if window < 1 or batch_size < 1:
             raise ValueError(f"window={window} and batch_size={batch_size}: give 1 or more")
         if not (0 <= val_share < 1 and 0 <= test_share < 1 and val_share + test_share < 1):
@@ -66,7 +65,6 @@ class CharText(L.LightningDataModule):
         self.source = source
         self.root = root
         self.window = window
-        self.batch_size = batch_size
         self.val_share = val_share
         self.test_share = test_share
 
@@ -101,35 +99,15 @@ class CharText(L.LightningDataModule):
     def vocab_size(self) -> int:
         return len(self.codec)
 
-    @cached_property
-    def tokens(self) -> dict[str, Tensor]:
+    def load(self) -> dict[str, Tensor]:
         """The parts as tokens: (characters,), int32."""
         return {part: torch.tensor(self.codec.encode(text), dtype=torch.int32) for part, text in self.parts.items()}
 
-    def train_dataloader(self) -> StreamLoader:
-        return self.loader("train", shuffle=True)
-
-    def val_dataloader(self) -> StreamLoader | list[Any]:
-        return self.loader("val") if "val" in self.parts else []
-
-    def test_dataloader(self) -> StreamLoader:
-        return self.loader("test")
-
-    def loader(self, split: Split, shuffle: bool = False) -> StreamLoader:
-        """Batches of a split, from its beginning to its end."""
-        if split not in self.parts:
-            raise ValueError(f"there is no split {split!r}, only {', '.join(sorted(self.parts))}: give it a share of the text")
-        return StreamLoader(self.tokens[split], self.batch_size, self.window, shuffle, seed=torch.initial_seed())
-
-    def batches(self, split: Split = "train", device: str | torch.device = "cpu", epoch: int = 0) -> Iterator[TextWindows]:
-        """One pass over a split, ready for `LanguageModel`."""
-        loader = self.loader(split, shuffle=split == "train")
-        loader.set_epoch(epoch)
-        for batch in loader:
-            yield TextWindows(*(part.to(device) for part in batch))
+    def serve(self, part: Tensor, shuffle: bool, seed: int) -> StreamLoader:
+        return StreamLoader(part, self.batch_size, self.window, shuffle, seed)
 
 
-class StreamLoader(Loader):
+class StreamLoader(EpochLoader):
     """Iterates over a long sequence, cut into rows that are read side by side, a window at a time.
 
     Args:
@@ -145,14 +123,9 @@ class StreamLoader(Loader):
     """
 
     def __init__(self, tokens: Tensor, batch_size: int, window: int, shuffle: bool = False, seed: int = 0) -> None:
+        super().__init__(batch_size, shuffle, seed)
         self.tokens = tokens
-        self.batch_size = batch_size
         self.window = window
-        self.shuffle = shuffle
-        self.seed = seed
-        self.epoch = 0
-        self.position = 0
-        self.resumed = False
 
     @property
     def row(self) -> int:
@@ -171,10 +144,7 @@ class StreamLoader(Loader):
     def __len__(self) -> int:
         return -(-self.row // self.window)
 
-    def __iter__(self) -> Iterator[TextWindows]:
-        if self.position and not self.resumed:  # the pass before this one, finished or not, is over
-            self.epoch, self.position = self.epoch + 1, 0
-        self.resumed = False
+    def rest(self) -> Iterator[TextWindows]:
         rank, world_size = loaders.world()
         start = int(torch.randint(self.window, (), generator=self.generator())) if self.shuffle else 0
         length, rows = self.row, self.batch_size * world_size

@@ -1,4 +1,4 @@
-"""Loader: whole batches of data held in memory, in an order that can be resumed and that several processes share.
+"""Loaders: whole batches of data held in memory, in an order that can be resumed and that several processes share.
 
 PyTorch's DataLoader fetches one example at a time and forgets where it was. Data in memory is served several times
 faster by indexing a whole batch at once, and an order that is a function of (seed, epoch) needs one number to resume.
@@ -6,7 +6,7 @@ faster by indexing a whole batch at once, and an order that is a function of (se
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from operator import itemgetter
 from typing import Any
 
@@ -16,29 +16,23 @@ from torch import Tensor
 from dlkit.batches import Examples
 
 
-class Loader:
-    """Iterates over `Examples`, a whole batch at a time.
+class EpochLoader:
+    """Passes over data in memory, each in an order that follows from seed and epoch, and resumable within one.
 
-    With several processes (torch.distributed) each batch of `batch_size * world_size` examples is dealt out in turn, so
-    that n processes see together what one process sees with n times the batch; in evaluation every example is seen once
-    and every process sees the same number of batches.
+    A subclass gives `__len__`, the batches of a pass, and `rest()`, those from `position` on.
 
     Args:
-        examples: x (n, *shape) of any dtype, and y (n,) or None, on the CPU.
-        batch_size: examples a batch and process. A smaller data set is one batch.
-        shuffle: a new order each epoch, and whole batches only: what is left over waits for another epoch.
+        batch_size: examples a batch and process.
+        shuffle: a new order each epoch.
         seed: of the order.
 
     Raises:
-        ValueError: no examples, or fewer than there are processes.
+        ValueError: a batch size below one.
     """
 
-    def __init__(self, examples: Examples, batch_size: int, shuffle: bool = False, seed: int = 0) -> None:
+    def __init__(self, batch_size: int, shuffle: bool = False, seed: int = 0) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: give at least 1")
-        if not len(examples.x):
-            raise ValueError("there are no examples to load: look at the data and the sizes of its splits")
-        self.examples = examples
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed
@@ -50,7 +44,7 @@ class Loader:
     batch_sampler = None
 
     @property
-    def sampler(self) -> Loader:
+    def sampler(self) -> EpochLoader:
         """The loader itself."""
         return self
 
@@ -68,6 +62,55 @@ class Loader:
         self.seed, self.epoch, self.position = state["seed"], state["epoch"], state["position"]
         self.resumed = True
 
+    def __len__(self) -> int:
+        raise NotImplementedError(f"{type(self).__name__} has to define __len__()")
+
+    def __iter__(self) -> Iterator[Any]:
+        if self.position and not self.resumed:  # the pass before this one, finished or not, is over
+            self.epoch, self.position = self.epoch + 1, 0
+        self.resumed = False
+        yield from self.rest()
+
+    def rest(self) -> Iterator[Any]:
+        """The batches of this epoch from `position` on, which goes on with each before it is handed out."""
+        raise NotImplementedError(f"{type(self).__name__} has to define rest()")
+
+    def generator(self) -> torch.Generator:
+        """The random numbers of this epoch."""
+        # Neighbouring seeds and epochs must not share an order: a multiplier keeps them apart before they are added.
+        return torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
+
+
+class Loader(EpochLoader):
+    """Iterates over examples, a whole batch at a time.
+
+    With several processes (torch.distributed) each batch of `batch_size * world_size` examples is dealt out in turn, so
+    that n processes see together what one process sees with n times the batch; in evaluation every example is seen once
+    and every process sees the same number of batches.
+
+    Args:
+        size: how many examples there are.
+        take: rows of examples, (batch,), int64 -> a batch.
+        batch_size: examples a batch and process. A smaller data set is one batch.
+        shuffle: a new order each epoch, and whole batches only: what is left over waits for another epoch.
+        seed: of the order.
+
+    Raises:
+        ValueError: no examples, or fewer than there are processes.
+    """
+
+    def __init__(self, size: int, take: Callable[[Tensor], Any], batch_size: int, shuffle: bool = False, seed: int = 0) -> None:
+        super().__init__(batch_size, shuffle, seed)
+        if not size:
+            raise ValueError("there are no examples to load: look at the data and the sizes of its splits")
+        self.size = size
+        self.take = take
+
+    @classmethod
+    def of(cls, examples: Examples, batch_size: int, shuffle: bool = False, seed: int = 0) -> Loader:
+        """A loader of `Examples`: x (n, *shape) of any dtype, and y (n,) or None, on the CPU."""
+        return cls(len(examples.x), lambda rows: examples.map(itemgetter(rows)), batch_size, shuffle, seed)
+
     def batches(self) -> list[slice]:
         """Which part of the epoch's order each batch of all processes together is."""
         world_size, n = world()[1], self.size
@@ -83,10 +126,7 @@ class Loader:
     def __len__(self) -> int:
         return len(self.batches())
 
-    def __iter__(self) -> Iterator[Any]:
-        if self.position and not self.resumed:  # the pass before this one, finished or not, is over
-            self.epoch, self.position = self.epoch + 1, 0
-        self.resumed = False
+    def rest(self) -> Iterator[Any]:
         rank, world_size = world()
         batches = self.batches()
         order = self.order()
@@ -95,23 +135,9 @@ class Loader:
             self.position += 1
             yield self.take(rows)
 
-    @property
-    def size(self) -> int:
-        """How many examples there are."""
-        return len(self.examples.x)
-
-    def take(self, rows: Tensor) -> Any:
-        """The batch of some examples: (n,), int64."""
-        return self.examples.map(itemgetter(rows))
-
     def order(self) -> Tensor:
         """The epoch's order: (n,), int64."""
         return torch.randperm(self.size, generator=self.generator()) if self.shuffle else torch.arange(self.size)
-
-    def generator(self) -> torch.Generator:
-        """The random numbers of this epoch."""
-        # Neighbouring seeds and epochs must not share an order: a multiplier keeps them apart before they are added.
-        return torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
 
 
 def world() -> tuple[int, int]:

@@ -92,26 +92,12 @@ class BucketLoader(Loader):
         shuffle: bool = False,
         seed: int = 0,
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size}: give at least 1")
+        super().__init__(len(lengths), take, batch_size, shuffle, seed)
         if batch_steps < 0:
             raise ValueError(f"batch_steps={batch_steps}: give a number of steps, or 0 for no bound")
-        if not len(lengths):
-            raise ValueError("there are no sequences to load: look at the data and the sizes of its splits")
         self.lengths = lengths.view(len(lengths), -1)
         self.cuts: dict[int, list[slice]] = {}
-        self.take = take  # type: ignore[method-assign]
-        self.batch_size = batch_size
         self.batch_steps = batch_steps
-        self.shuffle = shuffle
-        self.seed = seed
-        self.epoch = 0
-        self.position = 0
-        self.resumed = False
-
-    @property
-    def size(self) -> int:
-        return len(self.lengths)
 
     def order(self) -> Tensor:
         """The examples by length, at random among equals if shuffled: (n,), int64."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from datamodules.base import data_root
+from datamodules.base import data_root, hold_out
 from datamodules.ragged import Ragged
 from datamodules.sequences import Columns, SequenceData
 from datamodules.text_files import read_labelled
@@ -124,8 +124,8 @@ class TextClassification(SequenceData):
     def codec(self) -> Codec:
         """The codec of the training part, without what is held out of it for validation."""
         texts, _ = self.texts["train"]
-        rows = self.training_rows(len(texts)).tolist()
-        return Codec.fit((texts[row] for row in rows), self.units, self.min_count, self.bpe_size, self.lowercase)
+        kept, _ = hold_out(len(texts), self.val_size, self.split_seed)
+        return Codec.fit((texts[row] for row in kept.tolist()), self.units, self.min_count, self.bpe_size, self.lowercase)
 
     @property
     def vocabulary(self) -> str:

@@ -72,7 +72,8 @@ def test_the_text_is_split_by_position_and_the_vocabulary_is_of_the_training_par
     data = CharText(str(path), val_share=0.2, test_share=0.1, window=4, batch_size=2)
     assert {part: len(text) for part, text in data.parts.items()} == {"train": 168, "val": 48, "test": 24}
     assert data.vocab_size == 4 + 3
-    assert set(data.tokens["test"].tolist()) == {3}
+    data.setup()
+    assert set(data.splits["test"].tolist()) == {3}
     assert CharText(str(path), window=4, batch_size=2).parts["test"] == CharText(str(path)).parts["val"]
 
 
@@ -93,5 +94,5 @@ def test_what_cannot_be_read_is_refused(tmp_path):
         CharText(val_share=0.5, test_share=0.5)
     with pytest.raises(FileNotFoundError, match=r"there is no file .*none\.txt"):
         CharText(str(tmp_path / "none.txt")).vocab_size  # noqa: B018
-    with pytest.raises(ValueError, match=r"there is no split 'val', only train: give it a share"):
+    with pytest.raises(ValueError, match=r"there is no split 'val', only train: name one of them, or make a validation split with val_share"):
         CharText(val_share=0.0).loader("val")

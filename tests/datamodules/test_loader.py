@@ -16,7 +16,7 @@ SIZES = [1, 7, 12, 13, 24, 25, 31]  # divisible by the batch of 4 and by 3 proce
 
 def make(n=23, batch_size=4, shuffle=True, seed=0):
     x = torch.arange(n, dtype=torch.uint8).view(n, 1)
-    return Loader(Examples(x, x[:, 0].long()), batch_size, shuffle, seed)
+    return Loader.of(Examples(x, x[:, 0].long()), batch_size, shuffle, seed)
 
 
 def rows(batches):
@@ -81,7 +81,7 @@ def test_x_and_y_stay_together_and_keep_their_types():
 
 
 def test_data_without_labels_have_none():
-    batches = list(Loader(Examples(torch.arange(10.0)), 4))
+    batches = list(Loader.of(Examples(torch.arange(10.0)), 4))
     assert [batch.y for batch in batches] == [None] * 3
     assert torch.cat([batch.x for batch in batches]).tolist() == list(range(10))
 

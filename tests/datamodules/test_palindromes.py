@@ -74,7 +74,7 @@ def test_settings_outside_their_range_are_refused(arguments, message):
 
 
 def test_a_validation_part_as_large_as_the_training_part_is_refused():
-    with pytest.raises(ValueError, match=r"val_size=100 leaves nothing of the 100 training sequences: lower it"):
+    with pytest.raises(ValueError, match=r"val_size=100 leaves nothing of the 100 training examples: lower it"):
         Palindromes(num_examples=100, val_size=100).setup()
     with pytest.raises(ValueError, match=r"there is no split 'val', only test, train: name one of them"):
         Palindromes(num_examples=100, val_size=0).loader("val")

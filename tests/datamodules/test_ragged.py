@@ -110,7 +110,7 @@ def test_a_bound_below_the_longest_sequence_gives_it_a_batch_of_its_own():
     [
         ({"batch_size": 0}, "batch_size=0: give at least 1"),
         ({"batch_steps": -1}, "batch_steps=-1: give a number of steps, or 0"),
-        ({"n": 0}, "there are no sequences to load"),
+        ({"n": 0}, "there are no examples to load"),
     ],
     ids=str,
 )

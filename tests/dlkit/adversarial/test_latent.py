@@ -53,7 +53,7 @@ def test_a_model_of_data_of_another_scale_is_the_same_model_in_other_units(name)
         distances = []
         for model, x in ((method, batch.x), (scaled, 4 * batch.x)):
             run = trainer(limit_val_batches=1.0, callbacks=[RandomState()])
-            distances.append(run.validate(model, Loader(Examples(x), len(x)), verbose=False)[0]["val/wasserstein"])
+            distances.append(run.validate(model, Loader.of(Examples(x), len(x)), verbose=False)[0]["val/wasserstein"])
         assert distances[1] == pytest.approx(4 * distances[0], rel=1e-5)
 
 

@@ -134,7 +134,7 @@ def test_the_gap_itself_is_inflated_by_the_penalty_as_the_optimum_says(wasserste
 def test_what_validation_records_as_wasserstein_is_the_distance_and_not_the_gap(wasserstein):
     method, x, shift, weight = wasserstein
     trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
-    recorded = trainer.validate(method, Loader(Examples(x), len(x)), verbose=False)[0]
+    recorded = trainer.validate(method, Loader.of(Examples(x), len(x)), verbose=False)[0]
     assert recorded["val/wasserstein"] == pytest.approx(shift, rel=0.01)
     assert recorded["val/gap_not_w1"] == pytest.approx(shift * (1 + shift / (2 * weight)), rel=0.01)
 
