@@ -3,13 +3,13 @@
     python scripts/benchmark.py [latent] [adversarial] [sequences] [--repeats 7] [--threads 1] [--steps N] [--json FILE]
 
 latent: variational autoencoders against a plain loop and pythae. adversarial: GAN and WGAN against a plain loop, torchgan and
-the loops of PyTorch-GAN. sequences: a language model against a bare loop, and beam search for many sentences at once. The
-files in benchmarks/ say what is compared with what; without a section all are measured.
+the loops of PyTorch-GAN. sequences: a language model against a bare loop, a translator against Joey NMT, and beam search for
+many sentences at once. The files in benchmarks/ say what is compared with what; without a section all are measured.
 
 Times depend on the machine and on its load; the ratios much less, because the rivals take turns. On a machine that others use,
 --threads 1 gives steadier ratios: threads that wait for each other lose their time slices. A rival that is not installed is
 named in its row: pip install dlkit[bench], and pip install --no-deps torchgan==0.1.0, which would bring torchvision along
-and runs here without it.
+and runs here without it. Joey NMT is installed as benchmarks/joeynmt_rival.py says.
 """
 
 from __future__ import annotations

@@ -1,24 +1,34 @@
-"""The section `sequences`: a language model against a bare loop over `nn.LSTM`, and beam search for many sentences at once.
+"""The section `sequences`: a language model against a bare loop over `nn.LSTM`, a translator against Joey NMT's, and beam
+search for many sentences at once.
 
 The language model runs through the Trainer with everything that the command line gives it; the bare loop has the same sizes,
 windows, clipping and (default) Adam. Beam search is timed with the same translator and sentences, all of them together and one
-after the other, and has to write the same translations.
+after the other, and has to write the same translations. Joey NMT trains on the same pieces of words of Multi30k, in batches of
+as many sentences, a network of the same cells, widths and attention; it feeds the attention's result to the next step, which is
+its default, so that its time is a loop.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import statistics
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
+import lightning as L
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 import dlkit
 from datamodules import CharText, ParallelText
+from datamodules.base import data_root
+from dlkit.text import PAD
 
-from .timing import Row, Stopwatch, fit, quiet, ratio, row, seconds, take_turns
+from .joeynmt_rival import INSTALL, joeynmt_fit
+from .timing import Row, Stopwatch, absent, fit, quiet, ratio, row, seconds, take_turns
 
 STEPS = 60
 WARM_UP = 5
@@ -27,11 +37,14 @@ EMBEDDING, HIDDEN, LAYERS = 128, 256, 2
 CLIP = 1.0
 SENTENCES = 128
 BEAM = 5
+WIDTH, BATCH, PIECES = 256, 128, 8000
+JOEYNMT = importlib.util.find_spec("joeynmt") is not None
 
 
 def rows(repeats: int, steps: int | None) -> Iterator[Row]:
     """All rows of the section."""
     yield language_model(repeats, steps or STEPS)
+    yield translator(repeats, steps or STEPS)
     yield beam_search(repeats)
 
 
@@ -81,6 +94,70 @@ def bare_loop(data: CharText, watch: Stopwatch) -> None:
             watch.lap()
             if watch.over:
                 return
+
+
+class TokenCounter(Stopwatch):
+    """Counts the target tokens, the sentences' ends among them, of the steps that it times."""
+
+    tokens = 0
+
+    def count(self, tokens: int) -> None:
+        """A step saw so many."""
+        self.lap()
+        self.tokens += tokens if self.steps > self.warm_up else 0
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.count(int((batch.target[:, 1:] != PAD).sum()))
+
+    def milliseconds_a_thousand(self) -> float:
+        """Of a thousand tokens."""
+        return 1e6 * (self.stepped - self.warm) / self.tokens
+
+
+def translator(repeats: int, steps: int) -> Row:
+    """Training on Multi30k, here and by Joey NMT."""
+    name, target = f"LSTM translator {WIDTH}, {BATCH} sentences: here, Joey NMT", "at least 2x"
+    if not (data_root(None) / "multi30k").is_dir():
+        return absent(name, target, "Multi30k", "set DLKIT_DATA to a folder that holds multi30k")
+    if not JOEYNMT:
+        return absent(name, target, "Joey NMT", INSTALL)
+    data = ParallelText("multi30k", units="bpe", bpe_size=PIECES, lowercase=True, batch_size=BATCH)
+    vocabularies = (data.source_vocab_size, data.target_vocab_size, data.source_vocabulary, data.target_vocabulary)
+    sizes: dict[str, int] = {}
+
+    def build() -> dlkit.Translator:
+        method = dlkit.Translator(*vocabularies, embedding_dim=WIDTH, hidden_size=WIDTH, dropout=0.3, label_smoothing=0.1)
+        sizes["ours"] = sum(parameter.numel() for parameter in method.parameters())
+        return method
+
+    def ours() -> float:
+        watch = TokenCounter(WARM_UP, WARM_UP + steps)
+        with tempfile.TemporaryDirectory() as folder:
+            fit(build, data, folder, max_steps=watch.total, watch=watch, clip=CLIP)
+        return watch.milliseconds_a_thousand()
+
+    def theirs() -> float:
+        watch = TokenCounter(WARM_UP, WARM_UP + steps)
+        with tempfile.TemporaryDirectory() as folder:
+            sizes["theirs"] = joeynmt_fit(pieces(data, Path(folder)), WIDTH, BATCH, CLIP, watch.total, watch.count)
+        return watch.milliseconds_a_thousand()
+
+    with quiet():
+        times = take_turns(repeats, {"ours": ours, "theirs": theirs})
+    speeds = " and ".join(f"{1e6 / statistics.median(times[who]):,.0f}" for who in ("ours", "theirs"))
+    note = f"{speeds} target tokens a second; {sizes['ours'] / 1e6:.2f} and {sizes['theirs'] / 1e6:.2f} M parameters"
+    return row(name, times, "ms", f"{ratio(times['theirs'], times['ours']):.2f}x", target, note)
+
+
+def pieces(data: ParallelText, folder: Path) -> Path:
+    """Writes the parts as tokens between blanks, `train.de` and so on: where they are."""
+    for part in ("train", "val", "test"):
+        for codec, language, texts in zip(data.codecs, data.languages, data.pairs(part), strict=True):
+            lines = (" ".join(codec.tokens[token] for token in codec.encode(text)) for text in texts)
+            (folder / f"{part}.{language}").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
 
 
 def beam_search(repeats: int) -> Row:

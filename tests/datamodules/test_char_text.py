@@ -94,5 +94,7 @@ def test_what_cannot_be_read_is_refused(tmp_path):
         CharText(val_share=0.5, test_share=0.5)
     with pytest.raises(FileNotFoundError, match=r"there is no file .*none\.txt"):
         CharText(str(tmp_path / "none.txt")).vocab_size  # noqa: B018
-    with pytest.raises(ValueError, match=r"there is no split 'val', only train: name one of them, or make a validation split with val_share"):
+    with pytest.raises(
+        ValueError, match=r"there is no split 'val', only train: name one of them, or make a validation split with val_share"
+    ):
         CharText(val_share=0.0).loader("val")
