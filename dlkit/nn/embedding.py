@@ -9,7 +9,7 @@ from dlkit.text import PAD, UNK
 
 
 class TokenEmbedding(nn.Module):
-    """A learned vector for each token, zero for padding.
+    """A learned vector for each token, zero for padding; the others start with a length of about 1.
 
     Args:
         vocab_size: how many tokens there are, padding included.
@@ -27,6 +27,8 @@ class TokenEmbedding(nn.Module):
         if not 0 <= dropout < 1:
             raise ValueError(f"token_dropout={dropout} is outside [0, 1)")
         self.table = nn.Embedding(vocab_size, size, padding_idx=PAD)
+        nn.init.normal_(self.table.weight, std=size**-0.5)
+        self.table.weight.data[PAD] = 0
         self.dropout = dropout
 
     def forward(self, tokens: Tensor) -> Tensor:

@@ -74,7 +74,6 @@ class LanguageModel(Method):
         width = embedding_dim if tied else hidden_size
         self.bridge = nn.Linear(hidden_size, width) if width != hidden_size else nn.Identity()
         self.head = nn.Linear(width, vocab_size)
-        nn.init.uniform_(self.embedding.table.weight, -0.1, 0.1)
         nn.init.zeros_(self.head.bias)
         if tied:
             self.head.weight = self.embedding.table.weight

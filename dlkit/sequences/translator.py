@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dlkit.batches import SentencePairs
 from dlkit.method import Method, Schedule, Terms, ability
@@ -128,9 +129,6 @@ class Translator(Method):
         self.combine = nn.Linear(hidden_size + (memory_size if self.attention else 0), embedding_dim)
         self.head = nn.Linear(embedding_dim, target_vocab_size)
         self.dropout = SequenceDropout(dropout)
-        for embedding in (self.source_embedding, self.target_embedding):
-            nn.init.normal_(embedding.table.weight, std=embedding_dim**-0.5)
-            embedding.table.weight.data[PAD] = 0
         self.head.weight = self.target_embedding.table.weight  # tied: Press and Wolf 2017 (arXiv:1608.05859)
 
     # The network -----------------------------------------------------------------------------------------------------
@@ -178,14 +176,25 @@ class Translator(Method):
         real = following != PAD
         _, written, _ = self.advance(state, batch.target[:, :-1])
         # The prediction is most of the work, so it is made for real words alone.
-        logits = self.head(written[real]).float()
-        total = logits.logsumexp(1)
-        nll = (total - logits.gather(1, following[real].unsqueeze(1)).squeeze(1)).mean()
+        written, following = written[real], following[real]
+        nll = F.cross_entropy(self.head(written).float(), following)
         if not (self.training and self.label_smoothing):
             return nll, {}
-        # Not over padding and the beginning, which never follow.
-        even = (total - logits[:, EOS:].mean(1)).mean()
-        return (1 - self.label_smoothing) * nll + self.label_smoothing * even, {"nll": nll}
+        return nll + self.label_smoothing * self.excess(written, following), {"nll": nll}
+
+    def excess(self, written: Tensor, following: Tensor) -> Tensor:
+        """How far the logit of the right word is above the mean of all that can follow, which padding and the beginning cannot.
+
+        With the share eps of the target spread over the K words that can follow, the cross entropy is
+
+            logsumexp(l) - (1 - eps) l_y - eps/K sum_k l_k = nll + eps (l_y - mean_k l_k),
+
+        whose second term is linear, so that it is had from the weights, without another pass over all logits.
+        """
+        weight, bias = self.head.weight, self.head.bias
+        right = (written * F.embedding(following, weight)).sum(1) + bias[following]
+        even = written @ weight[EOS:].mean(0) + bias[EOS:].mean()
+        return (right - even).float().mean()
 
     def batch_size(self, batch: SentencePairs) -> int:
         """How many target words a batch predicts, for the loss is a mean over them."""
