@@ -79,7 +79,13 @@ class CharText(SplitData):
 
     @cached_property
     def parts(self) -> dict[str, str]:
-        """The parts of the text, by name."""
+        """The parts of the text, by name.
+
+        Raises:
+            ValueError: the text is empty.
+        """
+        if not self.text:
+            raise ValueError(f"the text of {self.source} is empty: give one with something in it")
         test = len(self.text) - int(self.test_share * len(self.text))
         train = test - int(self.val_share * len(self.text))
         found = {"train": self.text[:train], "val": self.text[train:test], "test": self.text[test:]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
 from functools import cached_property
 from pathlib import Path
@@ -56,7 +57,6 @@ class CoNLLU(SequenceData):
     Attributes:
         class_names: the tags, in alphabetical order.
         vocab_size, char_vocab_size: how many words and letters are known, the four special tokens included.
-        vocabulary, characters: the codecs of both, as strings: see `dlkit.text.Codec`.
     """
 
     def __init__(
@@ -113,14 +113,6 @@ class CoNLLU(SequenceData):
     def letters(self) -> Codec:
         """The codec of letters."""
         return Codec.fit((word for sentence in self.sentences["train"] for word in sentence.words), "characters")
-
-    @property
-    def vocabulary(self) -> str:
-        return self.words.to_json()
-
-    @property
-    def characters(self) -> str:
-        return self.letters.to_json()
 
     @property
     def vocab_size(self) -> int:
@@ -214,10 +206,13 @@ def read_conllu(path: Path, column: int) -> list[Sentence]:
             raise ValueError(
                 f"{path} line {number} has {len(fields)} columns and CoNLL-U has {COLUMNS}, parted by tabs: mend it"
             )
-        if "-" in fields[0] or "." in fields[0]:
+        if re.fullmatch(r"\d+[-.]\d+", fields[0]):
             continue
-        if not fields[0].isdigit():
-            raise ValueError(f"{path} line {number} begins with {fields[0]!r} and CoNLL-U with a word's number: mend it")
+        if fields[0] != str(len(words) + 1):
+            raise ValueError(
+                f"{path} line {number} begins with {fields[0]!r} and the sentence goes on with word {len(words) + 1}: mend it, "
+                f"or part the sentences by an empty line"
+            )
         if not fields[1].strip() or fields[column] in ("", "_"):
             raise ValueError(f"{path} line {number} has no {'tag' if fields[1].strip() else 'word'}: mend it")
         words.append(fields[1])

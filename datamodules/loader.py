@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dlkit.batches import Examples
+from dlkit.processes import world
 
 
 class EpochLoader:
@@ -138,10 +139,3 @@ class Loader(EpochLoader):
     def order(self) -> Tensor:
         """The epoch's order: (n,), int64."""
         return torch.randperm(self.size, generator=self.generator()) if self.shuffle else torch.arange(self.size)
-
-
-def world() -> tuple[int, int]:
-    """(rank, number of processes)."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1

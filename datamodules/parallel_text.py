@@ -160,7 +160,7 @@ def read_pair(start: str, languages: tuple[str, str]) -> tuple[list[str], list[s
 
     Raises:
         FileNotFoundError: a file is absent.
-        ValueError: they differ in length, or a line is empty.
+        ValueError: they differ in length, they are empty, or a line is.
     """
     paths = [Path(f"{start}.{language}") for language in languages]
     paths = [path if path.is_file() else path.with_name(f"{path.name}.gz") for path in paths]
@@ -169,6 +169,8 @@ def read_pair(start: str, languages: tuple[str, str]) -> tuple[list[str], list[s
         raise ValueError(
             f"{paths[0]} has {len(first)} lines and {paths[1]} has {len(second)}: a line and its translation go together"
         )
+    if not first:
+        raise ValueError(f"{paths[0]} and {paths[1]} hold no sentences: give at least one line")
     for path, lines in zip(paths, (first, second), strict=True):
         empty = next((number for number, line in enumerate(lines, 1) if not line.strip()), None)
         if empty is not None:

@@ -57,8 +57,7 @@ class TextClassification(SequenceData):
 
     Attributes:
         class_names: the classes, in alphabetical order, or TREC's.
-        vocabulary: the codec of the texts, as a string: see `dlkit.text.Codec`.
-        vocab_size: how many tokens it has.
+        vocab_size: how many tokens are known, the four special ones included.
     """
 
     def __init__(
@@ -126,10 +125,6 @@ class TextClassification(SequenceData):
         texts, _ = self.texts["train"]
         kept, _ = hold_out(len(texts), self.val_size, self.split_seed)
         return Codec.fit((texts[row] for row in kept.tolist()), self.units, self.min_count, self.bpe_size, self.lowercase)
-
-    @property
-    def vocabulary(self) -> str:
-        return self.codec.to_json()
 
     @property
     def vocab_size(self) -> int:

@@ -6,7 +6,11 @@ import csv
 import gzip
 import io
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from dlkit.text import lines_of
 
 
 def read_text(path: Path) -> str:
@@ -34,7 +38,7 @@ def read_text(path: Path) -> str:
 
 def read_lines(path: Path) -> list[str]:
     """The lines of a file, without their ends; see `read_text`."""
-    return read_text(path).splitlines()
+    return lines_of(read_text(path))
 
 
 def read_labelled(path: Path) -> tuple[list[str], list[str]]:
@@ -46,23 +50,25 @@ def read_labelled(path: Path) -> tuple[list[str], list[str]]:
 
     Raises:
         FileNotFoundError: the file is absent.
-        ValueError: a line without a text or a label, or a table without these columns.
+        ValueError: a line without a text or a label, a table without these columns, or one that cannot be read.
     """
     suffix = path.suffixes[-2] if path.suffix == ".gz" and len(path.suffixes) > 1 else path.suffix
     texts: list[str] = []
     labels: list[str] = []
     if suffix in (".csv", ".tsv"):
-        table = csv.DictReader(io.StringIO(read_text(path)), delimiter="," if suffix == ".csv" else "\t")
+        # A tab-separated file has no quotes: one in a text is a mark like any other.
+        style: Any = {"delimiter": ","} if suffix == ".csv" else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+        table = csv.DictReader(io.StringIO(read_text(path)), **style)
         absent = {"text", "label"} - set(table.fieldnames or ())
         if absent:
             raise ValueError(f"{path} has no column {' and no column '.join(sorted(absent))}: its first line names the columns")
-        rows = ((table.line_num, (row["label"] or "").strip(), (row["text"] or "").strip()) for row in table)
+        rows = table_rows(path, table)
     else:
         rows = (
-            (number, label, text.strip())
+            (number, label, text)
             for number, line in enumerate(read_lines(path), 1)
             if line.strip()
-            for label, _, text in [line.strip().partition(" ")]
+            for label, text in [(*line.strip().split(maxsplit=1), "")[:2]]
         )
     for number, label, text in rows:
         if not label or not text:
@@ -73,3 +79,16 @@ def read_labelled(path: Path) -> tuple[list[str], list[str]]:
     if not texts:
         raise ValueError(f"{path} holds no texts: give at least one line")
     return texts, labels
+
+
+def table_rows(path: Path, table: csv.DictReader[str]) -> Iterator[tuple[int, str, str]]:
+    """Line, label and text of each row.
+
+    Raises:
+        ValueError: a row that the format does not allow.
+    """
+    try:
+        for row in table:
+            yield table.line_num, (row["label"] or "").strip(), (row["text"] or "").strip()
+    except csv.Error as error:
+        raise ValueError(f"{path} line {table.line_num} cannot be read ({error}): mend it") from error

@@ -11,7 +11,7 @@ import importlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 PAD, BOS, EOS, UNK = range(4)
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
@@ -41,7 +41,8 @@ class Codec:
             self.tokens = tuple(sorted(vocabulary, key=vocabulary.__getitem__))
         else:
             self.tokens = (*SPECIAL, *tokens)
-        self.number = {token: index for index, token in enumerate(self.tokens)}
+        # A text cannot write the special tokens: a word that reads like one is unknown.
+        self.number = {token: index for index, token in enumerate(self.tokens) if index >= len(SPECIAL)}
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -81,14 +82,17 @@ class Codec:
         for text in texts:
             counts.update(text.split() if units == "words" else text)
         # The most frequent first, and the same order on every machine.
-        kept = sorted((token for token, count in counts.items() if count >= min_count), key=lambda t: (-counts[t], t))
+        kept = sorted(
+            (token for token, count in counts.items() if count >= min_count and token not in SPECIAL),
+            key=lambda token: (-counts[token], token),
+        )
         return cls(units, kept, lowercase)
 
     def encode(self, text: str) -> list[int]:
         """The numbers of a text's tokens, without beginning and end."""
         text = text.lower() if self.lowercase else text
         if self.bpe is not None:
-            return self.bpe.encode(text).ids
+            return [number if number > UNK else UNK for number in self.bpe.encode(text).ids]
         return [self.number.get(token, UNK) for token in (text.split() if self.units == "words" else text)]
 
     def decode(self, numbers: Iterable[int]) -> str:
@@ -117,9 +121,19 @@ class Codec:
         """
         try:
             found = json.loads(content)
+            if found["units"] not in get_args(Units) or isinstance(found["tokens"], str) != (found["units"] == "bpe"):
+                raise ValueError(f"{found['units']!r} with such tokens")
             return cls(found["units"], found["tokens"], found["lowercase"])
-        except (ValueError, KeyError, TypeError) as error:
+        except ModuleNotFoundError:
+            raise
+        except Exception as error:  # the library raises nothing narrower
             raise ValueError(f"this is no vocabulary of dlkit ({error}): take it from the data or a checkpoint") from error
+
+
+def lines_of(text: str) -> list[str]:
+    """The lines of a text, without their ends, cut where line-aligned files are: at no other mark than a new line."""
+    lines = text.split("\n")
+    return [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]
 
 
 def tokenizers() -> Any:

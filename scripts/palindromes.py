@@ -10,11 +10,11 @@ Writes docs/palindromes.png, and the same figure for TensorBoard into lightning_
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
 import numpy as np
+from results import finished_runs
 from torch.utils.tensorboard import SummaryWriter
 
 from datamodules import Palindromes
@@ -27,12 +27,11 @@ PREFIX = "test/accuracy_at_length_"
 
 
 def runs(cell: str) -> list[dict[int, float]]:
-    """The accuracies by length of every finished run of a cell's recipe."""
-    found = []
-    for path in sorted((LOGS / f"palindromes-{cell}").glob("version_*/test.json")):
-        metrics = json.loads(path.read_text())["metrics"]
-        found.append({int(name.removeprefix(PREFIX)): value for name, value in metrics.items() if name.startswith(PREFIX)})
-    return found
+    """The accuracies by length of each seed's newest finished and tested run of a cell's recipe as it stands."""
+    return [
+        {int(name.removeprefix(PREFIX)): value for name, value in run["metrics"].items() if name.startswith(PREFIX)}
+        for _, run in sorted(finished_runs(f"palindromes-{cell}").items())
+    ]
 
 
 def main() -> None:

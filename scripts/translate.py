@@ -13,6 +13,7 @@ from pathlib import Path
 import dlkit
 from dlkit.evaluation import explain_errors
 from dlkit.protocols import Translates
+from dlkit.text import lines_of
 
 
 def main() -> None:
@@ -23,7 +24,7 @@ def main() -> None:
     parser.add_argument("--min-length", type=int, default=0, help="tokens a translation has at least")
     parser.add_argument("--max-length", type=int, default=0, help="tokens it has at most; 0: twice the sentence's and ten more")
     parser.add_argument(
-        "--n-best", type=int, default=1, help="how many of the beam's translations are printed, with their scores"
+        "--n-best", type=int, default=1, help="how many of the beam's translations are printed, as: line, score, text"
     )
     arguments = parser.parse_args()
     if not 1 <= arguments.n_best <= arguments.beam_size:
@@ -34,15 +35,15 @@ def main() -> None:
             f"{arguments.checkpoint} is a {type(method).__name__}, which does not translate: use scripts/evaluate.py"
         )
     try:
-        sentences = sys.stdin.buffer.read().decode("utf-8").splitlines()  # whatever the terminal's encoding is
+        sentences = lines_of(sys.stdin.buffer.read().decode("utf-8-sig"))  # whatever the terminal's encoding is
     except UnicodeDecodeError as error:
         raise ValueError(f"standard input is not UTF-8 ({error}): convert it, such as by iconv -f latin1 -t utf-8") from error
     found = method.translations(  # type: ignore[attr-defined]
         sentences, arguments.beam_size, arguments.alpha, arguments.min_length, arguments.max_length
     )
-    for translations in found:
+    for number, translations in enumerate(found, 1):
         for translation in translations[: arguments.n_best]:
-            print(translation.text if arguments.n_best == 1 else f"{translation.score:.4f}\t{translation.text}")
+            print(translation.text if arguments.n_best == 1 else f"{number}\t{translation.score:.4f}\t{translation.text}")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import dlkit
 ROOT = Path(__file__).parent.parent
 # A module may import from its own floor's folder and from lower floors.
 FLOORS = [
-    ("errors", "batches", "text", "protocols", "functional"),
+    ("errors", "batches", "processes", "text", "protocols", "functional"),
     ("nn",),
     ("metrics",),
     ("method",),
@@ -54,8 +54,8 @@ def test_a_module_imports_from_lower_floors_only(path):
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "datamodules").glob("*.py")), ids=lambda path: path.name)
-def test_datamodules_know_batches_and_text_and_nothing_else_of_dlkit(path):
-    assert {name for name in imports(path) if name.startswith("dlkit")} <= {"dlkit.batches", "dlkit.text"}
+def test_datamodules_know_batches_processes_and_text_and_nothing_else_of_dlkit(path):
+    assert {name for name in imports(path) if name.startswith("dlkit")} <= {"dlkit.batches", "dlkit.processes", "dlkit.text"}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "dlkit" / "nn").glob("*.py")), ids=lambda path: path.name)

@@ -11,6 +11,8 @@ import lightning as L
 import numpy as np
 import torch
 
+from dlkit.processes import of_all
+
 EVALUATION_SEED = 20_210_126
 
 
@@ -84,12 +86,7 @@ class RandomState(L.Callback):
         self.on_validation_end(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        own = self.before_validation or capture()
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            states: list[Any] = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(states, own)
-            return {"processes": states}
-        return {"processes": [own]}
+        return {"processes": of_all(self.before_validation or capture())}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.restored = state_dict["processes"]

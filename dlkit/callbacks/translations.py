@@ -21,8 +21,8 @@ class Translations(L.Callback):
 
     After each validation greedy translations of its first sentences, `val/bleu`; in the test those of a beam, `test/bleu` and
     `test/chrf`, and greedy ones, `test/greedy_bleu`. References are the data's texts as they are, in lower case where the data
-    are. The signature, which says how BLEU was counted, is printed. TensorBoard gets a table of sentences, references and both
-    translations, and where the model looked.
+    are. The signatures, which say how both were counted, are printed. TensorBoard gets a table of sentences, references and
+    both translations, and where the model looked.
 
     Args:
         beam_size: of the test.
@@ -48,6 +48,8 @@ class Translations(L.Callback):
             raise ValueError(
                 f"{type(data).__name__} has no translations to compare with: leave dlkit.callbacks.Translations out"
             )
+        pl_module.translate([])  # refuses now what it would refuse after the first epoch
+        sacrebleu()
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         if trainer.sanity_checking:
@@ -72,11 +74,13 @@ class Translations(L.Callback):
         beam = pl_module.translate(sources, beam_size=self.beam_size, alpha=self.alpha)
         score, signature = bleu(beam, references, data.lowercase)
         greedy = bleu(pl_module.translate(sources, beam_size=1), references, data.lowercase)[0]
-        found = {"bleu": score, "greedy_bleu": greedy, "chrf": chrf(beam, references, data.lowercase)}
+        chrf_score, chrf_signature = chrf(beam, references, data.lowercase)
+        found = {"bleu": score, "greedy_bleu": greedy, "chrf": chrf_score}
         for name, value in found.items():
             pl_module.log(f"test/{name}", value, sync_dist=trainer.world_size > 1)
         if trainer.is_global_zero:
             print(f"BLEU with beam {self.beam_size}, alpha {self.alpha:g}: {signature}")
+            print(f"chrF of the same: {chrf_signature}")
 
 
 @functools.cache
@@ -100,9 +104,11 @@ def bleu(translations: list[str], references: list[str], lowercase: bool) -> tup
     return score, str(metric.get_signature())
 
 
-def chrf(translations: list[str], references: list[str], lowercase: bool) -> float:
-    """chrF2, from 0 to 100."""
-    return sacrebleu().metrics.CHRF(lowercase=lowercase).corpus_score(translations, [references]).score
+def chrf(translations: list[str], references: list[str], lowercase: bool) -> tuple[float, str]:
+    """chrF2, from 0 to 100, and its signature."""
+    metric = sacrebleu().metrics.CHRF(lowercase=lowercase)
+    score = metric.corpus_score(translations, [references]).score
+    return score, str(metric.get_signature())
 
 
 def table(sources: list[str], references: list[str], greedy: list[str], beam: list[str]) -> str:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from dlkit.text import BOS, EOS, PAD
 
@@ -18,7 +19,8 @@ class Hypotheses(NamedTuple):
     """What a search has found, the best first.
 
     Attributes:
-        tokens: (batch, beam_size, time), int64, without the beginning, with the end, padded with 0.
+        tokens: (batch, beam_size, time), int64, without the beginning, with the end, padded with 0; where fewer than
+            `beam_size` sequences have ended, the last ones have the score -inf and mean nothing.
         log_probabilities: (batch, beam_size), of the whole sequences, their ends included.
         scores: (batch, beam_size), by which they are in order: the log-probabilities over the length penalty.
     """
@@ -37,10 +39,12 @@ def length_penalty(lengths: Tensor, alpha: float) -> Tensor:
 def beam_search(
     step: Step, state: Any, limits: Tensor, beam_size: int = 5, alpha: float = 1.0, min_length: int = 0
 ) -> Hypotheses:
-    """Keeps the `beam_size` best beginnings of each sequence, and goes on with each by every token.
+    """Goes on with the `beam_size` best beginnings of each sequence by every token, and keeps as many that have ended.
 
-    A sequence that has ended keeps its score, and is held against those that go on by log-probability over length penalty.
-    Padding and the beginning are never chosen; at its limit a sequence can only end. A beam of one is greedy decoding.
+    At each step the beginnings are ranked by log-probability. Those that end, if they are among the best `beam_size`, are kept
+    apart, the best by log-probability over length penalty; the best `beam_size` of the others go on. A search is over when none
+    of these, if it ended here for nothing, would be better than the worst that is kept. Padding and the beginning are never
+    chosen; at its limit a sequence can only end. A beam of one is greedy decoding.
 
     Args:
         step: the model.
@@ -65,28 +69,41 @@ def beam_search(
     # All beams begin alike: only the first may be gone on with.
     total = torch.full((batch, beam_size), -torch.inf, device=device)
     total[:, 0] = 0
-    scores = total
-    ended = torch.zeros(batch, beam_size, dtype=torch.bool, device=device)
-    lengths = torch.zeros(batch, beam_size, dtype=torch.int64, device=device)
+    kept = Hypotheses(tokens, torch.full_like(total, -torch.inf), torch.full_like(total, -torch.inf))
     for position in range(int(limits.max()) + 1):
         state, logits = step(state, chosen.flatten())
-        continued = logits.float().log_softmax(1).view(batch, beam_size, -1)
+        size = logits.shape[1]
+        continued = logits.float().log_softmax(1).view(batch, beam_size, size)
         continued[:, :, [PAD, BOS]] = -torch.inf
         if position < min_length:
             continued[:, :, EOS] = -torch.inf
-        at_limit = (position >= limits).view(-1, 1, 1) & (torch.arange(logits.shape[1], device=device) != EOS)
-        continued = continued.masked_fill(at_limit, -torch.inf)
-        # What has ended goes on by padding alone, for nothing.
-        continued = continued.masked_fill(ended.unsqueeze(2), -torch.inf)
-        continued[:, :, PAD] = torch.where(ended, 0.0, continued[:, :, PAD])
-        sums = total.unsqueeze(2) + continued
-        lengths = lengths + ~ended
-        ranked = (sums / length_penalty(lengths, alpha).unsqueeze(2)).flatten(1).topk(beam_size)
-        parents, chosen = ranked.indices // logits.shape[1], ranked.indices % logits.shape[1]
-        scores, total = ranked.values, sums.flatten(1).gather(1, ranked.indices)
-        lengths, ended = lengths.gather(1, parents), ended.gather(1, parents) | (chosen == EOS)
-        tokens = torch.cat([tokens.gather(1, parents.unsqueeze(2).expand_as(tokens)), chosen.unsqueeze(2)], 2)
-        if bool(ended.all()):
+        at_limit = (position >= limits).view(-1, 1, 1) & (torch.arange(size, device=device) != EOS)
+        sums = (total.unsqueeze(2) + continued.masked_fill(at_limit, -torch.inf)).flatten(1)
+        # Each beginning has one end, so that twice as many candidates hold enough that go on.
+        best = sums.topk(min(2 * beam_size, sums.shape[1]))
+        parents, following = best.indices // size, best.indices % size
+        written = torch.cat([rows_of(tokens, parents), following.unsqueeze(2)], 2)
+        ends = following == EOS
+
+        penalty = length_penalty(torch.tensor(position + 1.0), alpha).item()
+        ended = best.values.masked_fill(~ends, -torch.inf)[:, :beam_size]
+        pool = torch.cat([kept.scores, ended / penalty], 1).topk(beam_size)
+        kept = Hypotheses(
+            rows_of(torch.cat([pad(kept.tokens, (0, 1)), written[:, :beam_size]], 1), pool.indices),
+            torch.cat([kept.log_probabilities, ended], 1).gather(1, pool.indices),
+            pool.values,
+        )
+
+        live = best.values.masked_fill(ends, -torch.inf).topk(beam_size)
+        over = (live.values[:, :1] / penalty) <= kept.scores[:, -1:]
+        total = live.values.masked_fill(over, -torch.inf)
+        if not bool(total.isfinite().any()):
             break
-        state = state.select((first_row + parents).flatten())
-    return Hypotheses(tokens, total, scores)
+        tokens, chosen = rows_of(written, live.indices), following.gather(1, live.indices)
+        state = state.select((first_row + parents.gather(1, live.indices)).flatten())
+    return kept
+
+
+def rows_of(tokens: Tensor, rows: Tensor) -> Tensor:
+    """Some sequences of each search: (batch, n, time), (batch, k) -> (batch, k, time)."""
+    return tokens.gather(1, rows.unsqueeze(2).expand(-1, -1, tokens.shape[2]))

@@ -21,7 +21,8 @@ from dlkit.batches import TextWindows
 from dlkit.method import Method, Schedule, Terms, ability
 from dlkit.nn.embedding import TokenEmbedding
 from dlkit.nn.recurrent import Cell, RecurrentEncoder, RecurrentState, SequenceDropout
-from dlkit.text import SPECIAL, Codec
+from dlkit.processes import of_all, world
+from dlkit.text import SPECIAL, UNK, Codec
 
 
 class LanguageModel(Method):
@@ -108,6 +109,8 @@ class LanguageModel(Method):
     def carry(self, stage: str, batch: TextWindows) -> Tensor:
         """The loss of a window, going on from the last one of the same pass."""
         before = self.states.get(stage)
+        if before is not None:
+            before = before.map(lambda part: part.to(batch.x.device))  # after a resume it is where the checkpoint was read
         if before is not None and before.hidden.shape[2] != len(batch.x):
             before = None  # other data than the last time
         elif before is not None:
@@ -141,19 +144,23 @@ class LanguageModel(Method):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint["state"] = tuple(self.states["train"]) if "train" in self.states else None
+        own = self.states.get("train")
+        checkpoint["states"] = of_all(None if own is None else tuple(own.map(Tensor.cpu)))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        if checkpoint.get("state") is not None:
-            self.states["train"] = RecurrentState(*checkpoint["state"]).map(lambda part: part.to(self.device))
+        states, (rank, number) = checkpoint.get("states", ()), world()
+        # Of another number of processes each would read other rows of the text: they begin from nothing.
+        if len(states) == number and states[rank] is not None:
+            self.states["train"] = RecurrentState(*states[rank])
 
     @ability
     def generate(self, prompt: str = "", num_tokens: int = 200, temperature: float = 1.0, top_k: int = 0) -> str:
         """Goes on with a text, token by token.
 
         Args:
-            prompt: what comes first; a new line where it is empty.
+            prompt: what comes first; a new line where it is empty, or an unknown word. What is not in the vocabulary is
+                read as unknown.
             num_tokens: how many tokens to add.
             temperature: divides the logits; below 1 likely tokens become likelier. 0 always takes the likeliest.
             top_k: draws among so many of the likeliest tokens; 0 among all.
@@ -162,7 +169,7 @@ class LanguageModel(Method):
             The prompt and what follows it.
 
         Raises:
-            ValueError: the model was trained without a vocabulary, or a setting outside its range.
+            ValueError: the model was trained without a vocabulary, a prompt without tokens, or a setting outside its range.
         """
         if self.codec is None:
             raise ValueError("this LanguageModel has no vocabulary to read and write text with: train it with `vocabulary`")
@@ -171,7 +178,9 @@ class LanguageModel(Method):
                 f"num_tokens={num_tokens}, temperature={temperature} and top_k={top_k}: give 1 or more tokens, and the others "
                 f"0 or more"
             )
-        tokens = self.codec.encode(prompt or "\n")
+        tokens = self.codec.encode(prompt) if prompt else self.codec.encode("\n") or [UNK]
+        if not tokens:
+            raise ValueError(f"the prompt {prompt!r} has no tokens to go on from: give one that has")
         x, state, made = torch.tensor([tokens], device=self.device), None, list[int]()
         for _ in range(num_tokens):
             logits, state = self(x, state)
@@ -182,4 +191,4 @@ class LanguageModel(Method):
             choice = logits.argmax() if temperature == 0 else (logits / temperature).softmax(0).multinomial(1)[0]
             made.append(int(choice))
             x = choice.view(1, 1)
-        return prompt + self.codec.decode(made)
+        return prompt + (" " if prompt and self.codec.units == "words" else "") + self.codec.decode(made)

@@ -17,7 +17,7 @@ from torchmetrics import MeanMetric
 from dlkit.batches import TaggedWords
 from dlkit.method import Method, Schedule, Terms, ability
 from dlkit.nn.embedding import TokenEmbedding
-from dlkit.nn.recurrent import Cell, RecurrentEncoder
+from dlkit.nn.recurrent import Cell, RecurrentEncoder, real_steps
 from dlkit.text import UNK
 
 IGNORED = -1  # the tag of padding
@@ -95,29 +95,40 @@ class SequenceTagger(Method):
         return self.head(self.dropout(self.encoder(self.dropout(words), batch.lengths).outputs))
 
     def loss(self, batch: TaggedWords) -> tuple[Tensor, Terms]:
-        logits, tags = self(batch), self.checked(batch.y)
+        tags = self.checked(batch.y)
+        loss, right = self.compare(self(batch), tags)
+        return loss, {"accuracy": right[tags != IGNORED].float().mean()}
+
+    def compare(self, logits: Tensor, tags: Tensor) -> tuple[Tensor, Tensor]:
+        """The cross entropy, and which tags are right: (batch, time), bool."""
         loss = F.cross_entropy(logits.flatten(0, 1), tags.flatten(), ignore_index=IGNORED)
-        real = tags != IGNORED
-        return loss, {"accuracy": (logits.argmax(2) == tags)[real].float().mean()}
+        return loss, logits.argmax(2) == tags
 
     def batch_size(self, batch: TaggedWords) -> int:
         """How many words a batch holds, for the loss is a mean over words."""
         return int(batch.lengths.sum())
 
-    def checked(self, tags: Tensor) -> Tensor:
-        """The tags, if they are some.
+    def checked(self, tags: Tensor | None) -> Tensor:
+        """The tags, if they are some: of every word, and -1 at the padding.
 
         Raises:
-            ValueError: a tag is out of range, or they are no whole numbers.
+            ValueError: there are none, they are no whole numbers, or one is out of range.
         """
-        if tags.is_cpu and tags.numel() and not (int(tags.min()) >= IGNORED and int(tags.max()) < self.num_tags):
-            raise ValueError(f"tag {int(tags.max())} is outside 0..{self.num_tags - 1}: set num_tags to the data's")
+        if tags is None:
+            raise ValueError("SequenceTagger learns from tags and the data has none: use a datamodule with tags")
+        if tags.dtype != torch.int64:
+            raise ValueError(f"SequenceTagger was given tags of {tags.dtype}: give int64 indices")
+        if tags.is_cpu:
+            wrong = tags[(tags < IGNORED) | (tags >= self.num_tags)]
+            if len(wrong):
+                raise ValueError(f"tag {int(wrong[0])} is outside 0..{self.num_tags - 1}: set num_tags to the data's")
         return tags
 
     def evaluation_step(self, stage: str, batch: TaggedWords) -> None:
-        loss, _ = self.loss(batch)
+        tags = self.checked(batch.y)
+        loss, right = self.compare(self(batch), tags)
         self.record(stage, {"loss": loss}, batch)
-        right, real = self(batch).argmax(2) == batch.y, batch.y != IGNORED
+        real = tags != IGNORED
         for name, counted in (("accuracy", real), ("unknown_accuracy", real & (batch.x == UNK))):
             metric: Any = self.accuracies[name]
             metric.update(right.float(), counted.float())  # not a number where no word is counted
@@ -125,5 +136,6 @@ class SequenceTagger(Method):
 
     @ability
     def tag(self, batch: TaggedWords) -> Tensor:
-        """The most probable tag of each word, -1 at the padding: (batch, time), int64."""
-        return self(batch).argmax(2).masked_fill(batch.y == IGNORED, IGNORED)
+        """The most probable tag of each word, -1 at the padding: (batch, time), int64. The batch needs no tags."""
+        real = real_steps(batch.lengths.to(batch.x.device), batch.x.shape[1])
+        return self(batch).argmax(2).masked_fill(~real, IGNORED)

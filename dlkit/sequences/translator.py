@@ -10,6 +10,7 @@ comes after the state, so that a whole target is decoded at once in training, Lu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
@@ -19,7 +20,7 @@ from torch.nn import functional as F
 
 from dlkit.batches import SentencePairs
 from dlkit.method import Method, Schedule, Terms, ability
-from dlkit.nn.attention import Attention, AttentionKind
+from dlkit.nn.attention import Attention
 from dlkit.nn.beam_search import Hypotheses, beam_search
 from dlkit.nn.embedding import TokenEmbedding
 from dlkit.nn.recurrent import Cell, RecurrentEncoder, RecurrentState, SequenceDropout, real_steps
@@ -78,7 +79,7 @@ class Translator(Method):
         target_vocab_size: of the target language.
         source_vocabulary: the source texts' codec, as a string (`dlkit.text.Codec.to_json`), with which `translate` reads.
         target_vocabulary: the target texts', with which it writes.
-        attention: "additive", "dot", "general", or "none".
+        attention: "additive", "general", or "none"; not "dot", for the memory is wider than the decoder's state.
         cell: "rnn", "gru" or "lstm", of both.
         embedding_dim: width of a token's vector.
         hidden_size: width of the encoder's state in each direction, and of the decoder's.
@@ -99,7 +100,7 @@ class Translator(Method):
         target_vocab_size: int,
         source_vocabulary: str = "",
         target_vocabulary: str = "",
-        attention: AttentionKind | Literal["none"] = "additive",
+        attention: Literal["additive", "general", "none"] = "additive",
         cell: Cell = "lstm",
         embedding_dim: int = 256,
         hidden_size: int = 256,
@@ -115,6 +116,14 @@ class Translator(Method):
             raise ValueError(f"label_smoothing={label_smoothing} is outside [0, 1)")
         self.source_codec = Codec.from_json(source_vocabulary) if source_vocabulary else None
         self.target_codec = Codec.from_json(target_vocabulary) if target_vocabulary else None
+        for side, size, codec in (
+            ("source", source_vocab_size, self.source_codec),
+            ("target", target_vocab_size, self.target_codec),
+        ):
+            if codec is not None and len(codec) != size:
+                raise ValueError(
+                    f"{side}_vocab_size={size} and the vocabulary has {len(codec)} tokens: give both from one data set"
+                )
         self.label_smoothing = label_smoothing
         self.learning_rate = learning_rate
         self.schedule = schedule
@@ -225,9 +234,14 @@ class Translator(Method):
             lengths: (batch,), int64.
             beam_size, alpha, min_length: of the search.
             max_length: tokens of a translation, its end not counted; twice the source's and ten more if 0.
+
+        Raises:
+            ValueError: a beam of none, or bounds that contradict each other.
         """
-        limits = 2 * lengths + 10 if not max_length else torch.full_like(lengths, max_length)
-        limits = limits.clamp(min=min_length).to(source.device)
+        if max_length < 0 or 0 < max_length < min_length:
+            raise ValueError(f"min_length={min_length} and max_length={max_length}: give a minimum within the limit")
+        limits = torch.full_like(lengths, max_length) if max_length else (2 * lengths + 10).clamp(min=min_length)
+        limits = limits.to(source.device)
 
         def step(state: DecoderState, tokens: Tensor) -> tuple[DecoderState, Tensor]:
             state, logits, _ = self.decode(state, tokens.unsqueeze(1))
@@ -246,14 +260,16 @@ class Translator(Method):
     def translations(
         self, sentences: Sequence[str], beam_size: int = 5, alpha: float = 1.0, min_length: int = 0, max_length: int = 0
     ) -> list[list[Translation]]:
-        """The `beam_size` best translations of each sentence, the best first. See `search`."""
+        """The `beam_size` best translations of each sentence, or as many as there are, the best first. See `search`."""
         source_codec, target_codec = self.codecs()
         found = [[Translation("", 0.0, 0.0)] for _ in sentences]
         for rows, source, lengths in batched(sentences, source_codec, self.device):
             best = self.search(source, lengths, beam_size, alpha, min_length, max_length)
             for row, *parts in zip(rows, *(part.tolist() for part in best), strict=True):
                 found[row] = [
-                    Translation(target_codec.decode(tokens), *numbers) for tokens, *numbers in zip(*parts, strict=True)
+                    Translation(target_codec.decode(tokens), log_probability, score)
+                    for tokens, log_probability, score in zip(*parts, strict=True)
+                    if score > -math.inf
                 ]
         return found
 
@@ -265,12 +281,14 @@ class Translator(Method):
             The tokens of the sentence; those of the translation and its end; and alpha, (of the one, of the other).
 
         Raises:
-            ValueError: the model has no attention.
+            ValueError: the model has no attention, or the sentence no tokens.
         """
         if self.attention is None:
             raise ValueError("this Translator has no attention: train one with attention='additive'")
         source_codec, target_codec = self.codecs()
         source, target = source_codec.encode(sentence), target_codec.encode(translation)
+        if not source:
+            raise ValueError(f"the sentence {sentence!r} has no tokens to look at: give one that has")
         state = self.encode(torch.tensor([source], device=self.device), torch.tensor([len(source)]))
         _, _, weights = self.decode(state, torch.tensor([[BOS, *target]], device=self.device))
         assert weights is not None

@@ -92,6 +92,9 @@ def test_what_cannot_be_read_is_refused(tmp_path):
         CharText(window=0)
     with pytest.raises(ValueError, match=r"val_share=0\.5 and test_share=0\.5: give shares that leave"):
         CharText(val_share=0.5, test_share=0.5)
+    (tmp_path / "empty.txt").write_text("")
+    with pytest.raises(ValueError, match=r"the text of .*empty\.txt is empty"):
+        CharText(str(tmp_path / "empty.txt")).setup()
     with pytest.raises(FileNotFoundError, match=r"there is no file .*none\.txt"):
         CharText(str(tmp_path / "none.txt")).vocab_size  # noqa: B018
     with pytest.raises(

@@ -77,6 +77,8 @@ def test_the_real_treebank_has_its_published_sizes_and_the_usual_baseline():
         ("one\tgo\t_\tVERB\t_\t_\t_\t_\t_\t_", r"line 3 begins with 'one'"),
         ("1\tgo\t_\t_\t_\t_\t_\t_\t_\t_", r"line 3 has no tag"),
         ("1\t\t_\tVERB\t_\t_\t_\t_\t_\t_", r"line 3 has no word"),
+        ("x-y\tgo\t_\tVERB\t_\t_\t_\t_\t_\t_", r"line 3 begins with 'x-y' and the sentence goes on with word 1"),
+        ("2\tgo\t_\tVERB\t_\t_\t_\t_\t_\t_", r"line 3 begins with '2' and the sentence goes on with word 1: mend it, or part"),
     ],
 )
 def test_a_malformed_line_is_named(tmp_path, line, message):

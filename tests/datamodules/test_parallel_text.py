@@ -66,6 +66,11 @@ def test_files_of_ones_own_are_read_line_by_line(tmp_path):
     assert len(next(iter(long.batches("train"))).source) == 1
 
 
+def test_lines_are_parted_by_new_lines_alone(tmp_path):
+    data = write(tmp_path, val=("eins\u2028zwei\r\ndrei", "one two\nthree\n"))
+    assert data.pairs("val") == (["eins\u2028zwei", "drei"], ["one two", "three"])
+
+
 def test_multi30k_has_its_published_sizes():
     if "DLKIT_DATA" not in os.environ:
         pytest.skip("DLKIT_DATA is unset: it names a folder with multi30k/*.gz")
@@ -78,6 +83,8 @@ def test_files_that_do_not_go_together_are_refused(tmp_path):
         write(tmp_path, val=("eins\nzwei\n", "one\n")).setup()
     with pytest.raises(ValueError, match=r"my\.train\.en line 2 is empty: fill it, or remove it from both files"):
         write(tmp_path, train=("eins\nzwei\n", "one\n\n")).setup()
+    with pytest.raises(ValueError, match=r"my\.val\.de and .*my\.val\.en hold no sentences: give at least one line"):
+        write(tmp_path, val=("", "")).setup()
     with pytest.raises(FileNotFoundError, match=r"there is no file .*train\.de"):
         ParallelText(f"{tmp_path}/none.").setup()
     with pytest.raises(ValueError, match=r"languages=\('de',\): give two"):

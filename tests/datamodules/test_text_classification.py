@@ -83,6 +83,16 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, name, content, message):
         read_labelled(tmp_path / name)
 
 
+def test_quotes_are_marks_in_tsv_and_blanks_of_any_kind_part_a_label_from_its_text(tmp_path):
+    (tmp_path / "a.tsv").write_text('text\tlabel\n"bad\tneg\nfine\tpos\n"so" so\tneg\n')
+    assert read_labelled(tmp_path / "a.tsv") == (['"bad', "fine", '"so" so'], ["neg", "pos", "neg"])
+    (tmp_path / "a.txt").write_text("pos\tgood  film\nneg bad\u2028film\n")
+    assert read_labelled(tmp_path / "a.txt") == (["good  film", "bad\u2028film"], ["pos", "neg"])
+    (tmp_path / "a.csv").write_text("text,label\n" + "a" * 200_000 + ",pos\n")
+    with pytest.raises(ValueError, match=r"a\.csv line \d cannot be read \(field larger than field limit"):
+        read_labelled(tmp_path / "a.csv")
+
+
 def test_what_makes_no_sense_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"there is no file .*none\.csv: put it there"):
         TextClassification(str(tmp_path / "none.csv")).setup()

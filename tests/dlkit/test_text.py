@@ -45,6 +45,15 @@ def test_what_is_not_in_the_vocabulary_is_unknown():
     assert codec.encode("") == codec.encode("  ") == []
 
 
+@pytest.mark.parametrize("units", ["words", "bpe"])
+def test_a_text_cannot_write_the_special_tokens(units):
+    codec = Codec.fit(["the <unk> cat <unk> <eos> sat"] * 3, units, vocab_size=40)
+    assert len(set(codec.tokens)) == len(codec)
+    assert codec.tokens[:4] == text.SPECIAL
+    numbers = codec.encode("the <pad> cat <eos> sat <bos> <unk>")
+    assert not {text.PAD, text.BOS, text.EOS} & set(numbers)
+
+
 def test_lower_case_is_part_of_the_codec():
     codec = Codec.from_json(Codec.fit(["The Cat"], lowercase=True).to_json())
     assert codec.decode(codec.encode("THE CAT")) == "the cat"
@@ -65,6 +74,9 @@ def test_byte_pairs_cut_words_into_known_pieces():
         (lambda: Codec.fit(TEXTS, "bpe"), "vocab_size=0: byte-pair encoding needs a size"),
         (lambda: Codec.from_json("{}"), "this is no vocabulary of dlkit"),
         (lambda: Codec.from_json("[1"), "this is no vocabulary of dlkit"),
+        (lambda: Codec.from_json('{"units": "foo", "tokens": [], "lowercase": false}'), "this is no vocabulary of dlkit"),
+        (lambda: Codec.from_json('{"units": "bpe", "tokens": ["a"], "lowercase": false}'), "this is no vocabulary of dlkit"),
+        (lambda: Codec.from_json('{"units": "bpe", "tokens": "{}", "lowercase": false}'), "this is no vocabulary of dlkit"),
     ],
 )
 def test_what_is_no_vocabulary_is_refused(call, message):

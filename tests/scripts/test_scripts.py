@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 import subprocess
@@ -128,9 +129,9 @@ def test_lines_are_translated_by_a_checkpoint_alone(fit, tmp_path):
     first, empty, second = done.stdout.decode().splitlines()
     assert first and second and not empty
     best = translate(b"7 may 1985\n", "--n-best", "3").stdout.decode().splitlines()
-    scores = [float(line.split("\t")[0]) for line in best]
+    scores = [float(line.split("\t")[1]) for line in best]
     assert len(best) == 3 and scores == sorted(scores, reverse=True)
-    assert best[0].split("\t")[1] == first
+    assert best[0].split("\t")[::2] == ["1", first]
     for refused, reason in (
         (translate(b"\xff\n"), b"standard input is not UTF-8"),
         (translate(b"x\n", "--n-best", "9"), b"--n-best 9: give 1 or more, and no more than --beam-size 5"),
@@ -140,7 +141,24 @@ def test_lines_are_translated_by_a_checkpoint_alone(fit, tmp_path):
         assert reason in refused.stderr and b"Traceback" not in refused.stderr
 
 
-def test_palindromes_are_compared_from_tested_runs(fit, tmp_path):
+def test_palindromes_are_compared_from_tested_runs(fit, tmp_path, monkeypatch, capsys):
     done = fit(script=SCRIPTS / "palindromes.py")
     assert done.returncode == 1
     assert "there is no tested run of palindromes-rnn" in done.stderr
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(SCRIPTS)
+    palindromes = importlib.import_module("palindromes")
+    monkeypatch.setattr(palindromes, "TARGET", tmp_path / "compared.png")
+    for place, cell in enumerate(palindromes.CELLS):
+        for seed in range(2):
+            folder = tmp_path / "lightning_logs" / f"palindromes-{cell}" / f"version_{seed}"
+            folder.mkdir(parents=True)
+            (folder / "run.json").write_text(json.dumps({"seed": seed, "seconds": 1, "epochs": 1, "overrides": []}))
+            metrics = {f"test/accuracy_at_length_{length}": 0.7 + place / 10 + seed / 100 for length in range(1, 11)}
+            (folder / "test.json").write_text(json.dumps({"metrics": metrics}))
+    palindromes.main()
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("rnn   2 runs  1: 0.705") and printed[2].startswith("lstm  2 runs  1: 0.905")
+    assert (tmp_path / "compared.png").stat().st_size > 10_000
+    assert list((tmp_path / "lightning_logs" / "palindromes-compared").glob("events*"))

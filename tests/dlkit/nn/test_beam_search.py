@@ -87,6 +87,35 @@ def test_a_batch_finds_what_each_sequence_finds_alone_within_its_own_limit(beam_
                 assert len(trimmed(alone.tokens[0, place])) <= limits[row] + 1
 
 
+class Dying(Bigrams):
+    """Token 3 is likelier at first than the end, and then leads nowhere: its probability is spread over ever more."""
+
+    def __init__(self, rows):
+        super().__init__(rows)
+        even = torch.tensor([-torch.inf, -torch.inf, 0.0, 0.0, 0.0, 0.0])
+        self.logits = even.expand(rows, 8, VOCABULARY, VOCABULARY).clone()
+        self.logits[:, 0] = torch.tensor([0, 0, 0.2, 0.61, 0.1, 0.09]).log()
+        self.logits[:, 1, :, 2] = -torch.inf
+        self.logits[:, 2, :, 2] = -torch.inf
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0])
+def test_what_has_ended_is_kept_although_others_seem_better_for_a_while(alpha):
+    model = Dying(2)
+    found = beam_search(model.step, model.start(), torch.tensor([6, 4]), 2, alpha)
+    for row in range(2):
+        assert trimmed(found.tokens[row, 0]) == (EOS,)
+        assert found.log_probabilities[row, 0].item() == pytest.approx(torch.tensor(0.2).log().item(), abs=1e-5)
+
+
+def test_where_fewer_sequences_exist_than_beams_the_rest_has_no_score():
+    model = Bigrams(1)
+    found = beam_search(model.step, model.start(), torch.tensor([1]), 10)
+    real = found.scores[0].isfinite()
+    assert real.tolist() == [True] * 4 + [False] * 6
+    assert len({trimmed(tokens) for tokens in found.tokens[0, :4]}) == 4
+
+
 def test_a_beam_of_one_always_takes_the_likeliest():
     model = Bigrams(2)
     found = beam_search(model.step, model.start(), torch.tensor([5, 5]), 1)

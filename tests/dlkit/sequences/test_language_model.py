@@ -122,6 +122,17 @@ def test_what_is_generated_can_be_asked_for():
         assert drawn.count(CODEC.decode([token + 4])) / 2000 == pytest.approx(probability, abs=0.04)
 
 
+def words():
+    codec = Codec.fit(["the cat sat on the mat"], "words")
+    return dlkit.LanguageModel(len(codec), codec.to_json(), embedding_dim=8, hidden_size=8).eval()
+
+
+def test_words_are_generated_with_blanks_between_them():
+    found = words().generate("the cat", 3)
+    assert found.startswith("the cat ") and len(found.split()) == 5
+    assert len(words().generate("", 3).split()) == 3
+
+
 @pytest.mark.slow
 def test_it_learns_a_text_that_can_be_known():
     L.seed_everything(1, verbose=False)
@@ -140,6 +151,7 @@ def test_it_learns_a_text_that_can_be_known():
         (lambda: dlkit.LanguageModel(13).generate("a"), r"has no vocabulary to read and write text with"),
         (lambda: model().generate("a", 0), r"num_tokens=0, .*: give 1 or more tokens"),
         (lambda: model().generate("a", temperature=-1), r"temperature=-1"),
+        (lambda: words().generate("  ", 3), r"the prompt '  ' has no tokens to go on from"),
         (lambda: model(dropout=1.0), r"dropout=1\.0 is outside"),
     ],
 )

@@ -163,19 +163,35 @@ sys.path.insert(0, sys.argv[1])
 from test_mechanics import DATA, METHODS
 from dlkit.callbacks import RandomState
 
-found = {}
+class Rows(L.Callback):
+    # What a process reads.
+
+    def __init__(self):
+        self.read = []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.read += [tuple(map(int, row[row != 0])) for row in batch[0]]
+
+
+found, read = {}, {}
 for name, build in METHODS.items():
     L.seed_everything(2, verbose=False)
     data = DATA[name]()
-    method = build(data)
+    method, rows = build(data), Rows()
     trainer = L.Trainer(
         accelerator="cpu", devices=2, strategy="ddp", max_steps=3, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, limit_val_batches=2,
-        callbacks=[RandomState()],
+        callbacks=[RandomState(), rows],
     )
     trainer.fit(method, datamodule=data)
-    found[name] = method.state_dict()
-    torch.save(found, f"{sys.argv[2]}.{trainer.global_rank}")
+    trainer.save_checkpoint(f"{name}.ckpt", weights_only=False)
+    found[name], read[name] = method.state_dict(), rows.read
+    if name == "language-model":
+        again = build(data)
+        again.on_load_checkpoint(torch.load("language-model.ckpt", weights_only=True))
+        for one, other in zip(method.states["train"], again.states["train"]):
+            assert torch.equal(one, other)
+    torch.save((found, read), f"{sys.argv[2]}.{trainer.global_rank}")
 """
 
 
@@ -188,8 +204,14 @@ def test_two_processes_read_different_sequences_and_keep_equal_parameters(tmp_pa
         capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    first, second = (torch.load(tmp_path / f"found.{rank}", weights_only=True) for rank in range(2))
+    (first, one), (second, other) = (torch.load(tmp_path / f"found.{rank}", weights_only=True) for rank in range(2))
     assert set(first) == set(METHODS)
+    data = DATA["translator"]()
+    sources = [tuple(data.codecs[0].encode(text)) for text in data.pairs("train")[0]]
+    for name in METHODS:
+        assert len(one[name]) and one[name] != other[name]
+    unique = {text for text in sources if sources.count(text) == 1}
+    assert unique & set(one["translator"]) and not unique & set(one["translator"]) & set(other["translator"])
     for name, state in first.items():
         for key, value in state.items():
             assert torch.equal(value, second[name][key]), (name, key)

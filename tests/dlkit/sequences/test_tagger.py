@@ -47,7 +47,8 @@ def test_a_padded_batch_gives_the_losses_and_gradients_of_its_words(data):
         total = [sum_so_far + part for sum_so_far, part in zip(total, found, strict=True)]
     for one, other in zip(gradients, total, strict=True):
         torch.testing.assert_close(one, other)
-    assert (method.tag(batch)[0, 3:] == -1).all()
+    found = method.tag(batch._replace(y=None))
+    assert (found[0, 3:] == -1).all() and torch.equal(found == -1, batch.y == -1)
 
 
 def test_letters_are_read_and_not_those_of_other_words(data):
@@ -120,6 +121,13 @@ def test_settings_outside_their_range_are_refused(arguments, message):
 
 def test_words_and_tags_outside_their_vocabularies_are_refused(data):
     batch = next(iter(data.batches("train")))
+    for tags, message in (
+        (None, "learns from tags and the data has none"),
+        (batch.y.float(), r"was given tags of torch\.float32: give int64"),
+        (torch.full_like(batch.y, -5), r"tag -5 is outside 0\.\.3"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            tagger(data).loss(batch._replace(y=tags))
     with pytest.raises(ValueError, match=r"tag 4 is outside 0\.\.3: set num_tags"):
         tagger(data).loss(batch._replace(y=batch.y.masked_fill(batch.y == 3, 4)))
     with pytest.raises(ValueError, match=r"token \d+ is outside"):

@@ -13,7 +13,7 @@ from datamodules import ParallelText
 from dlkit.batches import SentencePairs
 from dlkit.text import BOS, EOS, PAD
 
-KINDS = ("additive", "dot", "general", "none")
+KINDS = ("additive", "general", "none")
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +23,6 @@ def data():
 
 def translator(data, **more):
     settings = {"embedding_dim": 12, "hidden_size": 10, **more}
-    if settings.get("attention") == "dot":
-        settings["hidden_size"] = 10
     return dlkit.Translator(
         data.source_vocab_size, data.target_vocab_size, data.source_vocabulary, data.target_vocabulary, **settings
     )
@@ -32,8 +30,7 @@ def translator(data, **more):
 
 def kinds(data, **more):
     for kind in KINDS:
-        if kind != "dot":  # queries as wide as keys: a bidirectional encoder's are twice as wide
-            yield translator(data, attention=kind, **more)
+        yield translator(data, attention=kind, **more)
 
 
 def trainer(**more):
@@ -125,6 +122,9 @@ def test_bounds_of_length_are_kept(data):
     method = translator(data).eval()
     for text in method.translate(data.pairs("val")[0][:20], min_length=4, max_length=5):
         assert 4 <= len(text.split()) <= 5
+    (few,) = method.translations(["may 7"], beam_size=20, max_length=1)
+    assert 0 < len(few) <= 20 and all(math.isfinite(one.score) and len(one.text.split()) <= 1 for one in few)
+    assert len({one.text for one in few}) == len(few)
 
 
 def test_attention_is_over_the_words_of_the_sentence(data):
@@ -167,6 +167,13 @@ def test_perplexity_is_of_the_whole_parts_mean(data):
         (lambda data: translator(data, attention="none").attend("one", "1"), r"this Translator has no attention"),
         (lambda data: dlkit.Translator(9, 9).translate(["one"]), r"has no vocabularies to read and write text with"),
         (lambda data: translator(data).translate(["one"], beam_size=0), r"beam_size=0: give 1 or more"),
+        (lambda data: translator(data).translate(["one"], min_length=3, max_length=2), r"min_length=3 and max_length=2: give"),
+        (lambda data: translator(data).translate(["one"], max_length=-3), r"min_length=0 and max_length=-3: give"),
+        (lambda data: translator(data).attend(" ", "1"), r"the sentence ' ' has no tokens to look at"),
+        (
+            lambda data: dlkit.Translator(data.source_vocab_size, 9, data.source_vocabulary, data.target_vocabulary),
+            r"target_vocab_size=9 and the vocabulary has \d+ tokens: give both from one data set",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused(data, call, message):
