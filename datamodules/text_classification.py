@@ -39,9 +39,10 @@ class TextClassification(SequenceData):
     their ends.
 
     Args:
-        source: "generated", simple questions by what they ask for; "trec", the questions of Li and Roth 2002 in six coarse
-            classes, from the files `trec/TREC.train.all` and `trec/TREC.test.all`; or the path of a file of your own, a
-            `.csv` or `.tsv` with the columns `text` and `label`, or `label text` in each line.
+        source: "generated", simple questions by what they ask for, of which there are so few that every test question is in the
+            training part too; "trec", the questions of Li and Roth 2002 in six coarse classes, from the files
+            `trec/TREC.train.all` and `trec/TREC.test.all`; or the path of a file of your own, a `.csv` or `.tsv` with the
+            columns `text` and `label`, or `label text` in each line. A `.tsv` has no quotes.
         test: the file of the test part, for a source of your own; a tenth of the source where it is not given.
         root: the folder that holds `trec`; DLKIT_DATA if None.
         units: "words" (what stands between blanks), "characters" or "bpe".
