@@ -8,6 +8,7 @@ import re
 import pytest
 
 from datamodules import ParallelText, parallel_text
+from dlkit import load
 from dlkit.callbacks import Quality
 from dlkit.cli import dispatch, headline, recipe_classes, recipes
 
@@ -70,6 +71,8 @@ def test_a_recipe_trains_and_is_tested_for_a_step(name, tmp_path, monkeypatch, c
         quick += ["--model.width", "8", "--trainer.max_steps", "-1", "--data", "datamodules.Digits"]
     assert dispatch([name, *quick], "fit.py") == 0, capsys.readouterr().err
     assert dispatch(["test", name], "fit.py") == 0, capsys.readouterr().err
+    if name == "ud-english-tagger":
+        assert load(tmp_path / "lightning_logs" / name / "version_0" / "checkpoints" / "last.ckpt").letters is not None
     metric = re.search(r"^# Metric: ([\w/]+),", recipes()[name].read_text(), re.MULTILINE)
     assert metric is not None
     assert metric.group(1) in (tmp_path / "lightning_logs" / name / "version_0" / "test.json").read_text()
