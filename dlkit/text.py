@@ -130,6 +130,18 @@ class Codec:
             raise ValueError(f"this is no vocabulary of dlkit ({error}): take it from the data or a checkpoint") from error
 
 
+def codec_of(vocabulary: str | None, vocab_size: int, name: str = "vocab_size") -> Codec | None:
+    """The codec that a method was given as a string, None for a method without.
+
+    Raises:
+        ValueError: it has another number of tokens than the argument `name` says.
+    """
+    codec = Codec.from_json(vocabulary) if vocabulary else None
+    if codec is not None and len(codec) != vocab_size:
+        raise ValueError(f"{name}={vocab_size} and the vocabulary has {len(codec)} tokens: give both from one data set")
+    return codec
+
+
 def lines_of(text: str) -> list[str]:
     """The lines of a text, without their ends, cut where line-aligned files are: at no other mark than a new line."""
     lines = text.split("\n")

@@ -22,7 +22,7 @@ from dlkit.method import Method, Schedule, Terms, ability
 from dlkit.nn.embedding import TokenEmbedding
 from dlkit.nn.recurrent import Cell, RecurrentEncoder, RecurrentState, SequenceDropout
 from dlkit.processes import of_all, world
-from dlkit.text import SPECIAL, UNK, Codec
+from dlkit.text import SPECIAL, UNK, codec_of
 
 
 class LanguageModel(Method):
@@ -62,11 +62,7 @@ class LanguageModel(Method):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.codec = Codec.from_json(vocabulary) if vocabulary else None
-        if self.codec is not None and len(self.codec) != vocab_size:
-            raise ValueError(
-                f"vocab_size={vocab_size} and the vocabulary has {len(self.codec)} tokens: give both from one data set"
-            )
+        self.codec = codec_of(vocabulary, vocab_size)
         self.learning_rate = learning_rate
         self.schedule = schedule
         self.embedding = TokenEmbedding(vocab_size, embedding_dim)

@@ -24,7 +24,7 @@ from dlkit.nn.attention import Attention
 from dlkit.nn.beam_search import Hypotheses, beam_search
 from dlkit.nn.embedding import TokenEmbedding
 from dlkit.nn.recurrent import Cell, RecurrentEncoder, RecurrentState, SequenceDropout, real_steps
-from dlkit.text import BOS, EOS, PAD, Codec
+from dlkit.text import BOS, EOS, PAD, Codec, codec_of
 
 AT_ONCE = 64  # sentences that `translate` decodes side by side
 
@@ -114,16 +114,8 @@ class Translator(Method):
         self.save_hyperparameters()
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing={label_smoothing} is outside [0, 1)")
-        self.source_codec = Codec.from_json(source_vocabulary) if source_vocabulary else None
-        self.target_codec = Codec.from_json(target_vocabulary) if target_vocabulary else None
-        for side, size, codec in (
-            ("source", source_vocab_size, self.source_codec),
-            ("target", target_vocab_size, self.target_codec),
-        ):
-            if codec is not None and len(codec) != size:
-                raise ValueError(
-                    f"{side}_vocab_size={size} and the vocabulary has {len(codec)} tokens: give both from one data set"
-                )
+        self.source_codec = codec_of(source_vocabulary, source_vocab_size, "source_vocab_size")
+        self.target_codec = codec_of(target_vocabulary, target_vocab_size, "target_vocab_size")
         self.label_smoothing = label_smoothing
         self.learning_rate = learning_rate
         self.schedule = schedule
