@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from datamodules.char_text import CharText
     from datamodules.cifar import CIFAR10
     from datamodules.conllu import CoNLLU
+    from datamodules.density2d import Density2D
     from datamodules.digits import Digits
     from datamodules.gaussians import Gaussians
     from datamodules.images import Images
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from datamodules.palindromes import Palindromes
     from datamodules.parallel_text import ParallelText
     from datamodules.stacked import StackedDigits
+    from datamodules.table import Table
     from datamodules.text_classification import TextClassification
 
 # Public name -> the module that defines it; names are imported when they are first used.
@@ -27,6 +29,8 @@ EXPORTS = {
     "CIFAR10": "datamodules.cifar",
     "Images": "datamodules.images",
     "Gaussians": "datamodules.gaussians",
+    "Density2D": "datamodules.density2d",
+    "Table": "datamodules.table",
     "StackedDigits": "datamodules.stacked",
     "ParallelText": "datamodules.parallel_text",
     "CharText": "datamodules.char_text",
@@ -41,6 +45,7 @@ __all__ = [
     "MNIST",
     "CharText",
     "CoNLLU",
+    "Density2D",
     "Digits",
     "FashionMNIST",
     "Gaussians",
@@ -48,6 +53,7 @@ __all__ = [
     "Palindromes",
     "ParallelText",
     "StackedDigits",
+    "Table",
     "TextClassification",
 ]
 
