@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from datamodules.gaussians import Gaussians
     from datamodules.images import Images
     from datamodules.mnist import KMNIST, MNIST, FashionMNIST
+    from datamodules.nothing import NoData
     from datamodules.palindromes import Palindromes
     from datamodules.parallel_text import ParallelText
     from datamodules.stacked import StackedDigits
@@ -31,6 +32,7 @@ EXPORTS = {
     "Gaussians": "datamodules.gaussians",
     "Density2D": "datamodules.density2d",
     "Table": "datamodules.table",
+    "NoData": "datamodules.nothing",
     "StackedDigits": "datamodules.stacked",
     "ParallelText": "datamodules.parallel_text",
     "CharText": "datamodules.char_text",
@@ -50,6 +52,7 @@ __all__ = [
     "FashionMNIST",
     "Gaussians",
     "Images",
+    "NoData",
     "Palindromes",
     "ParallelText",
     "StackedDigits",

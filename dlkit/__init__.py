@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from dlkit.autoencoders.autoencoder import Autoencoder
     from dlkit.autoencoders.denoising import DenoisingAutoencoder
     from dlkit.autoencoders.vae import VAE
-    from dlkit.batches import Examples, SentencePairs, Sequences, TaggedWords, TextWindows
+    from dlkit.batches import Draws, Examples, SentencePairs, Sequences, TaggedWords, TextWindows
     from dlkit.classifiers.classifier import Classifier
     from dlkit.errors import CollapseError, NonFiniteError
+    from dlkit.flows.flow import Flow
+    from dlkit.flows.lattice import LatticeFlow
     from dlkit.method import Method, load
     from dlkit.sequences.classifier import SequenceClassifier
     from dlkit.sequences.language_model import LanguageModel
@@ -34,6 +36,7 @@ EXPORTS = {
     "CollapseError": "dlkit.errors",
     "load": "dlkit.method",
     "Examples": "dlkit.batches",
+    "Draws": "dlkit.batches",
     "Sequences": "dlkit.batches",
     "TaggedWords": "dlkit.batches",
     "TextWindows": "dlkit.batches",
@@ -50,6 +53,8 @@ EXPORTS = {
     "SequenceTagger": "dlkit.sequences.tagger",
     "LanguageModel": "dlkit.sequences.language_model",
     "Translator": "dlkit.sequences.translator",
+    "Flow": "dlkit.flows.flow",
+    "LatticeFlow": "dlkit.flows.lattice",
 }
 
 __all__ = [
@@ -61,8 +66,11 @@ __all__ = [
     "Classifier",
     "CollapseError",
     "DenoisingAutoencoder",
+    "Draws",
     "Examples",
+    "Flow",
     "LanguageModel",
+    "LatticeFlow",
     "Method",
     "NonFiniteError",
     "OptimalCritics",

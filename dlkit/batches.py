@@ -74,6 +74,16 @@ class SentencePairs(NamedTuple):
     target: Tensor
 
 
+class Draws(NamedTuple):
+    """No data: so many examples are to be drawn by the method itself.
+
+    Attributes:
+        number: (batch,), int64, one for each example.
+    """
+
+    number: Tensor
+
+
 class Examples(NamedTuple):
     """Independent examples of one fixed shape, with a class label each when the data has labels.
 

@@ -23,7 +23,7 @@ COMMANDS = ("fit", "validate", "test", "cp")
 LOGS = Path("lightning_logs")
 SHORTHANDS = {"--seed": "--seed_everything", "--fast_dev_run": "--trainer.fast_dev_run"}
 # What the command line takes from the datamodule wherever both have it, and where the method requires it.
-LINKED_ALWAYS = ("char_vocab_size", "vocabulary", "source_vocabulary", "target_vocabulary")
+LINKED_ALWAYS = ("num_levels", "char_vocab_size", "vocabulary", "source_vocabulary", "target_vocabulary")
 LINKED = ("data_shape", "num_classes", "vocab_size", "num_tags", "source_vocab_size", "target_vocab_size")
 
 USAGE = """\

@@ -32,6 +32,55 @@ class SamplesByLabel(Protocol):
 
 
 @runtime_checkable
+class HasLogProb(Protocol):
+    """Has a density that it can tell."""
+
+    num_classes: int | None
+
+    def log_prob(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """(batch, *data_shape) -> log p(x), (batch,), nats."""
+        ...
+
+
+@runtime_checkable
+class MovesInLayers(Protocol):
+    """Turns noise into examples step by step."""
+
+    def base_sample(self, n: int) -> Tensor:
+        """(n, features)."""
+        ...
+
+    def layers(self, z: Tensor, labels: Tensor | None = None) -> list[Tensor]:
+        """(n, features) -> what it passes through on its way to the examples, itself first."""
+        ...
+
+
+@runtime_checkable
+class SamplesLattice(Protocol):
+    """Samples the configurations of a field theory on a lattice."""
+
+    def chain(self, n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+        """A Metropolis chain, (n, *data_shape), and whether each step's proposal was accepted, (n,)."""
+        ...
+
+    def reference(self, num_chains: int, seed: int = 0) -> tuple[Tensor, float]:
+        """Hamiltonian Monte Carlo of the same theory: (chains, steps, *data_shape), and the share of accepted steps."""
+        ...
+
+    def followed(self, configurations: Tensor) -> tuple[Tensor, str]:
+        """An observable of each configuration, (n, *data_shape) -> (n,), and its name."""
+        ...
+
+    def shown(self, configurations: Tensor) -> tuple[Tensor, str, bool]:
+        """What is drawn of configurations: (n, *data_shape) -> (n, L1, L2), its name, and whether it is an angle."""
+        ...
+
+    def correlations(self, configurations: Tensor) -> tuple[Tensor, Tensor, str]:
+        """A correlation function along Markov chains, (chains, time, *data_shape) -> (distances,), its errors, its name."""
+        ...
+
+
+@runtime_checkable
 class Encodes(Protocol):
     """Maps an example to a point of the latent space."""
 
@@ -213,6 +262,17 @@ class KnownMixture(Protocol):
 
     means: Tensor
     std: float
+
+
+@runtime_checkable
+class KnownDensity(Protocol):
+    """A datamodule of points drawn from a density that is known."""
+
+    entropy: float
+
+    def log_density(self, x: Tensor) -> Tensor:
+        """(n, *data_shape) -> log p(x), (n,), nats."""
+        ...
 
 
 @runtime_checkable

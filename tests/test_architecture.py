@@ -19,7 +19,7 @@ FLOORS = [
     ("nn",),
     ("metrics",),
     ("method",),
-    ("classifiers", "autoencoders", "adversarial", "sequences"),
+    ("classifiers", "autoencoders", "adversarial", "sequences", "flows"),
     ("callbacks",),
     ("cli", "runner", "evaluation"),
 ]

@@ -2,6 +2,7 @@
 
 from dlkit.callbacks.checkpoints import Checkpoints
 from dlkit.callbacks.compile import Compile
+from dlkit.callbacks.densities import Densities
 from dlkit.callbacks.diagnostics import AdversarialDiagnostics
 from dlkit.callbacks.ema import ExponentialMovingAverage
 from dlkit.callbacks.gan_lab import GANLab
@@ -16,6 +17,7 @@ __all__ = [
     "AdversarialDiagnostics",
     "Checkpoints",
     "Compile",
+    "Densities",
     "ExponentialMovingAverage",
     "GANLab",
     "Pictures",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor
 from dlkit.batches import Examples
 from dlkit.callbacks import drawing
 from dlkit.callbacks.diagnostics import check_players, is_conditional
+from dlkit.callbacks.film import write_film
 from dlkit.callbacks.random_state import isolated
 from dlkit.callbacks.summary import writer
 
@@ -111,7 +111,7 @@ class GANLab(L.Callback):
         labels = self.labels.to(method.device) if self.labels is not None and is_conditional(method) else None
         generated = method.sample(len(real)) if labels is None else method.sample(len(real), labels)
         pulls = method.pull(generated[:ARROWS], real[:ARROWS], None if labels is None else labels[:ARROWS])
-        limits = around(self.real)
+        limits = drawing.around(self.real, MARGIN)
         surface = self.surface(method, limits, labels)
         centre = sum(float(method.discriminate(x, labels).float().mean()) for x in (real, generated)) / 2
         real, generated, pulls, surface = (part.float().cpu().numpy() for part in (real, generated, pulls, surface))
@@ -135,13 +135,7 @@ class GANLab(L.Callback):
         count = min(len(paths), MOST_FRAMES)
         chosen = [paths[round(number * (len(paths) - 1) / max(1, count - 1))] for number in range(count)]
         pictures = [Image.open(path) for path in chosen]
-        target = self.folder.with_suffix(".gif")
-        temporary = target.with_suffix(".tmp")
-        pictures[0].save(
-            temporary, format="GIF", save_all=True, append_images=pictures[1:], loop=0,
-            duration=[FRAME_MILLISECONDS] * (count - 1) + [LAST_MILLISECONDS],
-        )  # fmt: skip
-        os.replace(temporary, target)
+        write_film(self.folder.with_suffix(".gif"), pictures, [FRAME_MILLISECONDS] * (count - 1) + [LAST_MILLISECONDS])
         for picture in pictures:
             picture.close()
 
@@ -150,12 +144,3 @@ class GANLab(L.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.real, self.labels = state_dict["real"], state_dict["labels"]
-
-
-def around(points: Tensor) -> tuple[float, float, float, float]:
-    """Left, right, bottom and top of a square around the points, with a margin: (n, 2)."""
-    least, most = points.amin(0), points.amax(0)
-    middle, half = (least + most) / 2, float((most - least).max()) * (0.5 + MARGIN)
-    left, bottom = (middle - half).tolist()
-    right, top = (middle + half).tolist()
-    return left, right, bottom, top

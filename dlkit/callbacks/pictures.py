@@ -29,6 +29,7 @@ from dlkit.protocols import (
     Reconstructs,
     Samples,
     SamplesByLabel,
+    SamplesLattice,
 )
 
 COLUMNS = 12
@@ -36,6 +37,7 @@ STEPS = 11
 NUM_TOKENS = 500
 MOST_DIMENSIONS = 10
 FEWEST_FOR_A_DENSITY = 100
+CHAIN, REFERENCE_CHAINS, FIELDS = 10_000, 100, 6  # of a lattice: steps, chains, configurations shown
 SEED = 1
 
 
@@ -44,8 +46,8 @@ class Pictures(FirstExamples):
 
     By protocol: input over reconstruction; corrupted, denoised and clean; samples; interpolations; latent traversals; the
     latent space in two dimensions, and at the end in TensorBoard's projector; KL of each latent dimension; confusion
-    matrix and reliability; critics of known densities; text that a model goes on
-    with; accuracy against length. Nothing it does disturbs the random state of training.
+    matrix and reliability; critics of known densities; text that a model goes on with; accuracy against length;
+    configurations, correlations and Markov chain of a lattice. Nothing it does disturbs the random state of training.
 
     Args:
         every_n_epochs: how often, counted in epochs; the last epoch is always drawn.
@@ -152,6 +154,24 @@ class Pictures(FirstExamples):
         if isinstance(method, MeasuresByLength):
             found = {name: values.cpu().numpy() for name, values in method.by_length().items()}
             board.add_figure("accuracy_by_length", drawing.by_length(**found), step)
+        if isinstance(method, SamplesLattice):
+            self.lattice(board, step, method)
+
+    def lattice(self, board: SummaryWriter, step: int, method: SamplesLattice) -> None:
+        """A theory's configurations, correlations and Markov chain, beside Hamiltonian Monte Carlo's."""
+        chain, accepted = method.chain(CHAIN)
+        other, _ = method.reference(REFERENCE_CHAINS)
+        fields, label, angles = method.shown(torch.cat([chain[-FIELDS:], other[:FIELDS, -1].to(chain)]))
+        pictures = fields.float().cpu().numpy()
+        board.add_figure("configurations", drawing.configurations(pictures[:FIELDS], pictures[FIELDS:], label, angles), step)
+        values, name = method.followed(chain)
+        series = drawing.markov_chain(values.float().cpu().numpy(), accepted.float().cpu().numpy(), name)
+        board.add_figure("metropolis", series, step)
+        curves = {}
+        for kind, configurations in (("flow, after Metropolis", chain.unsqueeze(0)), ("Hamiltonian Monte Carlo", other)):
+            means, errors, title = method.correlations(configurations)
+            curves[kind] = (means.cpu().numpy(), errors.cpu().numpy())
+        board.add_figure("correlations", drawing.correlations(curves, title), step)
 
     def samples(self, method: Samples, number: int, columns: int, device: torch.device) -> Tensor:
         """So many samples; of a conditional method with as many classes as columns, a class in each column."""

@@ -23,7 +23,8 @@ def test_the_recipes_are_there():
         "optimal-critics", "gan-digits", "wgan-gp-digits", "dcgan-mnist", "wgan-gp-mnist", "conditional-gan-mnist",
         "stacked-digits-gan", "stacked-digits-rpgan", "stacked-mnist-rpgan", "sngan-cifar10", "palindromes-rnn",
         "palindromes-gru", "palindromes-lstm", "trec-lstm", "ud-english-tagger", "shakespeare-lstm", "dates-translator",
-        "multi30k-de-en", "multi30k-de-en-no-attention",
+        "multi30k-de-en", "multi30k-de-en-no-attention", "flow-moons", "conditional-flow-moons", "flow-checkerboard",
+        "spline-checkerboard", "realnvp-digits", "maf-digits", "glow-mnist", "lattice-free", "lattice-phi4", "lattice-u1",
     }  # fmt: skip
 
 
@@ -49,7 +50,13 @@ def make_quality_cheap(monkeypatch, tmp_path):
 @pytest.mark.filterwarnings("ignore")  # the command line silences by name what a user can do nothing about
 @every_recipe
 def test_a_recipe_trains_and_is_tested_for_a_step(name, tmp_path, monkeypatch, capsys):
-    embedded = ("datamodules.Digits", "datamodules.Gaussians", "datamodules.Palindromes")
+    embedded = (
+        "datamodules.Digits",
+        "datamodules.Gaussians",
+        "datamodules.Palindromes",
+        "datamodules.Density2D",
+        "datamodules.NoData",
+    )
     generated = ("stacked-digits", "sngan", "dates")
     if (
         recipe_classes(recipes()[name])["data"] not in embedded

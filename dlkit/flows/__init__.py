@@ -1,0 +1,1 @@
+"""Normalizing flows: of examples, and of lattice fields."""

@@ -1,0 +1,135 @@
+"""Masked autoregressive flow: each feature is moved by what all features before it say.
+
+    z_i = (x_i - t_i(x_1 .. x_{i-1}, c)) exp(-s_i(x_1 .. x_{i-1}, c))
+
+The triangular Jacobian's log-determinant is -sum_i s_i. All t and s come from one masked network (MADE: Germain et al. 2015,
+arXiv:1502.03509), so x -> z takes one pass; z -> x goes feature by feature. Papamakarios et al. 2017 (arXiv:1705.07057,
+equations 3 to 6). Read backwards it is the inverse autoregressive flow of Kingma et al. 2016 (arXiv:1606.04934).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dlkit.nn.coupling import soft_bound
+from dlkit.nn.transforms import Changed, Transform
+
+
+class MaskedAutoregressive(Transform):
+    """One masked autoregressive layer, affine in each feature; it begins as the identity.
+
+    Hidden unit h of every layer has a degree d(h), and reads only features 1 .. d(h), by way of units of no higher degree;
+    feature i's parameters read units of degree below i. Units lie in the order of their degrees. So in the feature by feature
+    direction each hidden unit is computed once, when the last feature that it reads is known, and the whole costs about what
+    one pass does instead of one pass a feature.
+
+    Args:
+        features: of the vector.
+        hidden_dims: widths of the masked network, at least one.
+        context_features: width of the context, which every unit reads.
+        backwards: the last feature comes first.
+    """
+
+    def __init__(self, features: int, hidden_dims: Sequence[int], context_features: int = 0, backwards: bool = False) -> None:
+        super().__init__()
+        if not hidden_dims:
+            raise ValueError("hidden_dims=(): a masked network needs at least one hidden layer")
+        self.features = features
+        self.backwards = backwards
+        # Degrees 0 .. features - 1: of degree 0 are units that read the context alone, of which there are none without one.
+        lowest = 0 if context_features or features == 1 else 1
+        span = features - lowest
+        self.degrees = [features - torch.arange(features) if backwards else torch.arange(features) + 1]
+        self.degrees += [lowest + torch.arange(width) * span // width for width in hidden_dims]
+        self.hidden = nn.ModuleList(MaskedLinear(reads <= gives.unsqueeze(1)) for reads, gives in pairwise(self.degrees))
+        # A feature reads degrees below its own: all log-scales, then all shifts.
+        self.head = MaskedLinear((self.degrees[-1] < self.degrees[0].unsqueeze(1)).repeat(2, 1))
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        self.context = nn.Linear(context_features, hidden_dims[0], bias=False) if context_features else None
+
+    def parameters_of(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        """s and t of every feature, from those before it: (batch, features) -> two of the same."""
+        hidden = x
+        for number, layer in enumerate(self.hidden):
+            hidden = layer(hidden)
+            if number == 0 and self.context is not None:
+                hidden = hidden + self.context(context)
+            hidden = F.relu(hidden)
+        raw, shift = self.head(hidden).to(x.dtype).chunk(2, 1)
+        return soft_bound(raw), shift
+
+    def inverse(self, x: Tensor, context: Tensor | None = None) -> Changed:
+        log_scale, shift = self.parameters_of(x, context)
+        return (x - shift) * torch.exp(-log_scale), -log_scale.sum(1)
+
+    def forward(self, z: Tensor, context: Tensor | None = None) -> Changed:
+        if torch.is_grad_enabled():
+            return self.forward_with_gradient(z, context)
+        masked = [layer for layer in (*self.hidden, self.head) if isinstance(layer, MaskedLinear)]
+        weights: list[Tensor] = [layer.masked().t() for layer in masked]
+        biases: list[Tensor] = [layer.bias for layer in masked]
+        if self.backwards:  # in the order of the degrees, so that what is known lies at the left
+            z, weights[0] = z.flip(1), weights[0].flip(0)
+            weights[-1] = weights[-1].unflatten(1, (2, -1)).flip(2).flatten(1)
+            biases[-1] = biases[-1].unflatten(0, (2, -1)).flip(1).flatten()
+        extra = None if self.context is None else self.context(context)
+        # What is known so far: the features, and each layer's units after the nonlinearity, columns filled from the left.
+        known = [z.new_empty(len(z), len(degrees)) for degrees in self.degrees]
+        filled = [0] * len(known)
+        total = z.new_zeros(len(z))
+        for feature in range(self.features):
+            for number, degrees in enumerate(self.degrees[1:]):
+                start, stop = filled[number + 1], int((degrees <= feature).sum())
+                if stop > start:
+                    reads = feature if number == 0 else filled[number]
+                    new = torch.addmm(biases[number][start:stop], known[number][:, :reads], weights[number][:reads, start:stop])
+                    if number == 0 and extra is not None:
+                        new += extra[:, start:stop]
+                    torch.clamp_min(new, 0, out=known[number + 1][:, start:stop])
+                    filled[number + 1] = stop
+            columns = slice(feature, None, self.features)  # its log-scale and its shift
+            read = filled[-1]
+            pair = torch.addmm(biases[-1][columns], known[-1][:, :read], weights[-1][:read, columns])
+            log_scale = soft_bound(pair[:, 0])
+            torch.addcmul(pair[:, 1], z[:, feature], torch.exp(log_scale), out=known[0][:, feature])
+            total += log_scale
+        return known[0].flip(1) if self.backwards else known[0], total
+
+    def forward_with_gradient(self, z: Tensor, context: Tensor | None) -> Changed:
+        """The same where gradients are wanted, which forbid to write in place: a pass for each feature.
+
+        After pass i the features 1 .. i are right, whatever the others were.
+        """
+        x = torch.zeros_like(z)
+        log_scale = shift = x
+        for _ in range(self.features):
+            log_scale, shift = self.parameters_of(x, context)
+            x = torch.addcmul(shift, z, torch.exp(log_scale))
+        return x, log_scale.sum(1)
+
+
+class MaskedLinear(nn.Linear):
+    """A linear layer of which only the weights under a mask count: (batch, in) -> (batch, out).
+
+    Args:
+        mask: (out, in), bool, True where an output reads an input.
+    """
+
+    mask: Tensor
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__(mask.shape[1], mask.shape[0])
+        self.register_buffer("mask", mask.to(self.weight.dtype))
+
+    def masked(self) -> Tensor:
+        """The weights that count: (out, in)."""
+        return self.weight * self.mask
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.linear(input, self.masked(), self.bias)

@@ -1,0 +1,172 @@
+"""Couplings: one half of the features sets how the other half is moved, so that the Jacobian is triangular.
+
+    z = (a, b)  ->  (a, g(b; theta(a, c))),      log |det| = sum_i log g'(b_i; theta_i(a, c))
+
+with g an affine map (Real NVP: Dinh et al. 2017, arXiv:1605.08803, equations 4 to 8) or a monotone rational-quadratic
+spline (Durkan et al. 2019, arXiv:1906.04032). The determinant depends on what the *untouched* half a says, not on b.
+The next coupling moves a by what b says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dlkit.functional.splines import rational_quadratic
+from dlkit.nn.mlp import mlp
+from dlkit.nn.transforms import Changed, Transform, joined
+
+LOG_SCALE_BOUND = 3.0  # A log-scale bends towards +-3, so that no layer alone can overflow or lose its inverse.
+
+
+def soft_bound(raw: Tensor, bound: float = LOG_SCALE_BOUND) -> Tensor:
+    """raw / (1 + |raw| / bound): the identity at 0, within +-bound everywhere, and no saturated gradient as tanh's."""
+    return raw / (1 + raw.abs() / bound)
+
+
+class AffineElement:
+    """g(b) = b exp(s) + t, with log-scale s and shift t of each feature.
+
+    Attributes:
+        parameters: numbers that a conditioner gives for each feature.
+    """
+
+    parameters = 2
+
+    def __call__(self, b: Tensor, raw: Tensor, inverse: bool) -> Changed:
+        """b: (batch, features); raw: (batch, 2 * features), the log-scales before they are bounded, then the shifts.
+
+        Returns:
+            The moved features, and the logarithm of each one's derivative.
+        """
+        raw_scale, shift = raw.chunk(2, 1)
+        log_scale = soft_bound(raw_scale)
+        if inverse:
+            log_scale = -log_scale
+            return (b - shift) * torch.exp(log_scale), log_scale
+        return torch.addcmul(shift, b, torch.exp(log_scale)), log_scale
+
+
+class SplineElement:
+    """g: a monotone rational-quadratic spline within [-bound, bound], the identity outside.
+
+    Args:
+        num_bins: K.
+        bound: where the spline ends.
+    """
+
+    def __init__(self, num_bins: int, bound: float) -> None:
+        self.parameters = 3 * num_bins - 1
+        self.bound = bound
+
+    def __call__(self, b: Tensor, raw: Tensor, inverse: bool) -> Changed:
+        """b: (batch, features); raw: (batch, features * (3 K - 1)), widths, heights and slopes of each feature."""
+        return rational_quadratic(b, raw.unflatten(1, (-1, self.parameters)), self.bound, inverse)
+
+
+Element = AffineElement | SplineElement
+
+
+class Couplings(Transform):
+    """Couplings in turn: the even layers move the second half of the features, the odd ones the first.
+
+    The vector is cut once, before the first layer, and joined once, after the last; each layer's network gives all
+    parameters of the moved half at once. A network's last layer begins at zero, so that the stack begins as the identity.
+
+    Args:
+        first, second: which features make the halves, int64; each feature in one of them.
+        element: how a feature is moved.
+        conditioners: for each layer, a network from the other half (and the context) to the moved half's parameters.
+    """
+
+    first: Tensor
+    second: Tensor
+    back: Tensor
+
+    def __init__(self, first: Tensor, second: Tensor, element: Element, conditioners: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.register_buffer("first", first)
+        self.register_buffer("second", second)
+        self.register_buffer("back", torch.cat([first, second]).argsort())
+        self.element = element
+        self.conditioners = nn.ModuleList(conditioners)
+
+    def forward(self, z: Tensor, context: Tensor | None = None) -> Changed:
+        halves, total = self.cut(z), None
+        for layer in range(len(self.conditioners)):
+            total = self.move(layer, halves, context, False, total)
+        return self.join(halves), z.new_zeros(len(z)) if total is None else total
+
+    def inverse(self, x: Tensor, context: Tensor | None = None) -> Changed:
+        halves, total = self.cut(x), None
+        for layer in reversed(range(len(self.conditioners))):
+            total = self.move(layer, halves, context, True, total)
+        return self.join(halves), x.new_zeros(len(x)) if total is None else total
+
+    def steps(self, z: Tensor, context: Tensor | None = None) -> Iterator[Tensor]:
+        halves = self.cut(z)
+        for layer in range(len(self.conditioners)):
+            self.move(layer, halves, context, False, None)
+            yield self.join(halves)
+
+    def move(self, layer: int, halves: list[Tensor], context: Tensor | None, inverse: bool, total: Tensor | None) -> Tensor:
+        """Moves one half in the list; returns the log-determinant so far."""
+        moved = 1 - layer % 2
+        # In the values' own precision, whatever the networks run in.
+        raw = self.conditioners[layer](joined(halves[1 - moved], context)).to(halves[moved].dtype)
+        halves[moved], log_derivative = self.element(halves[moved], raw, inverse)
+        log_det = log_derivative.sum(1)
+        return log_det if total is None else total + log_det
+
+    def cut(self, x: Tensor) -> list[Tensor]:
+        """(batch, features) -> both halves."""
+        return [x.index_select(1, self.first), x.index_select(1, self.second)]
+
+    def join(self, halves: list[Tensor]) -> Tensor:
+        """Both halves -> (batch, features)."""
+        return torch.cat(halves, 1).index_select(1, self.back)
+
+
+def zero_last(network: nn.Sequential) -> nn.Sequential:
+    """Lets a network begin as the constant 0, so that the transform that it conditions begins as the identity."""
+    last = network[-1]
+    assert isinstance(last, nn.Linear | nn.Conv2d)
+    nn.init.zeros_(last.weight)
+    if last.bias is not None:
+        nn.init.zeros_(last.bias)
+    return network
+
+
+def couplings(
+    features: int,
+    num_layers: int,
+    element: Element,
+    hidden_dims: Sequence[int],
+    context_features: int = 0,
+    order: Tensor | None = None,
+) -> Couplings:
+    """A stack of couplings of alternate features with fully connected conditioners.
+
+    Args:
+        features: of the vector, at least 2.
+        num_layers: couplings.
+        element: how a feature is moved.
+        hidden_dims: widths of each conditioner.
+        context_features: width of the context.
+        order: the features' order, by which every other one is in the first half; as they are where it is None.
+
+    Raises:
+        ValueError: fewer than two features, which cannot be cut in two.
+    """
+    if features < 2:
+        raise ValueError(f"{features} feature cannot be cut into two halves: give data of two or more, or transform='maf'")
+    order = torch.arange(features) if order is None else order
+    first, second = order[::2], order[1::2]
+
+    def conditioner(read: int, moved: int) -> nn.Module:
+        return zero_last(mlp([read + context_features, *hidden_dims, moved * element.parameters]))
+
+    sizes = len(first), len(second)
+    return Couplings(first, second, element, [conditioner(sizes[n % 2], sizes[1 - n % 2]) for n in range(num_layers)])

@@ -1,0 +1,180 @@
+"""Every layer of a flow: inverse, log-determinant against autograd's Jacobian, the identity at the start, conditioning."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.autograd.functional import jacobian
+
+from dlkit.nn.autoregressive import MaskedAutoregressive
+from dlkit.nn.coupling import LOG_SCALE_BOUND, AffineElement, SplineElement, couplings, soft_bound
+from dlkit.nn.glow import ActNorm, Glow, ImageCoupling, InvertibleConvolution
+from dlkit.nn.transforms import Backwards, Chain
+
+CONTEXT = 3
+# name -> what builds it, and the shape of one example
+TRANSFORMS = {
+    "affine": (lambda: couplings(6, 4, AffineElement(), (16, 16)), (6,)),
+    "affine-odd": (lambda: couplings(5, 3, AffineElement(), (16,)), (5,)),
+    "affine-context": (lambda: couplings(6, 4, AffineElement(), (16,), CONTEXT), (6,)),
+    "spline": (lambda: couplings(6, 4, SplineElement(5, 2.0), (16, 16)), (6,)),
+    "spline-context": (lambda: couplings(5, 3, SplineElement(4, 2.0), (16,), CONTEXT), (5,)),
+    "maf": (lambda: MaskedAutoregressive(6, (17, 13)), (6,)),
+    "maf-backwards": (lambda: MaskedAutoregressive(6, (17, 13), backwards=True), (6,)),
+    "maf-context": (lambda: MaskedAutoregressive(5, (16, 9), CONTEXT, backwards=True), (5,)),
+    "maf-one-feature": (lambda: MaskedAutoregressive(1, (4,)), (1,)),
+    "maf-narrow": (lambda: MaskedAutoregressive(7, (3,)), (7,)),
+    "maf-chain": (lambda: Chain(MaskedAutoregressive(4, (16,), backwards=bool(n % 2)) for n in range(3)), (4,)),
+    "iaf": (lambda: Chain(Backwards(MaskedAutoregressive(4, (16,), backwards=bool(n % 2))) for n in range(2)), (4,)),
+    "act-norm": (lambda: ActNorm(3), (3, 2, 4)),
+    "convolution": (lambda: InvertibleConvolution(3), (3, 2, 4)),
+    "image-coupling": (lambda: ImageCoupling(3, 8), (3, 2, 4)),
+    "glow": (lambda: Glow((1, 8, 4), 2, 2, 8), (1, 8, 4)),
+    "glow-colour": (lambda: Glow((3, 4, 4), 2, 1, 8), (3, 4, 4)),
+}
+every_transform = pytest.mark.parametrize("name", TRANSFORMS)
+
+
+def build(name, dtype=torch.float64, spread=0.2):
+    """A transform far from the identity, five examples, and a context where it takes one."""
+    make, shape = TRANSFORMS[name]
+    transform = make().to(dtype).eval()
+    with torch.no_grad():
+        for parameter in transform.parameters():
+            parameter += spread * torch.randn_like(parameter)
+    context = torch.randn(5, CONTEXT, dtype=dtype) if name.endswith("context") else None
+    return transform, torch.randn(5, *shape, dtype=dtype), context
+
+
+@every_transform
+def test_the_inverse_undoes_the_forward_map_and_their_log_determinants_cancel(name):
+    for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-4)):
+        transform, x, context = build(name, dtype)
+        with torch.no_grad():
+            z, down = transform.inverse(x, context)
+            again, up = transform(z, context)
+        assert down.shape == up.shape == (5,)
+        assert (again - x).abs().max() < tolerance * max(1.0, float(x.abs().max()))
+        assert (up + down).abs().max() < tolerance * max(1.0, float(up.abs().max()))
+
+
+@every_transform
+def test_the_log_determinant_is_that_of_the_jacobian(name):
+    transform, x, context = build(name)
+    found = transform.inverse(x, context)[1]
+    for row in range(len(x)):
+        own = None if context is None else context[row : row + 1]
+        matrix = jacobian(lambda v, own=own: transform.inverse(v[None], own)[0].flatten(), x[row]).view(x[0].numel(), -1)
+        assert (torch.linalg.slogdet(matrix)[1] - found[row]).abs() < 1e-10
+
+
+@every_transform
+def test_both_directions_have_gradients_and_agree_with_the_passes_without(name):
+    transform, x, context = build(name)
+    with torch.no_grad():
+        z, log_det = transform.inverse(x, context)
+        without = transform(z, context)
+    value, change = transform(z.requires_grad_(), context)
+    assert torch.allclose(value, without[0], atol=1e-12) and torch.allclose(change, without[1], atol=1e-12)
+    (value.sum() + change.sum()).backward()
+    for key, parameter in transform.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), key
+    assert z.grad.isfinite().all()
+    assert torch.allclose(change, -log_det, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", [name for name in TRANSFORMS if name not in ("convolution", "glow", "glow-colour")])
+def test_a_new_transform_is_the_identity(name):
+    make, shape = TRANSFORMS[name]
+    transform, x = make().eval(), torch.randn(5, *shape)
+    context = torch.randn(5, CONTEXT) if name.endswith("context") else None
+    z, log_det = transform.inverse(x, context)
+    assert torch.allclose(z, x, atol=1e-5) and log_det.abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("name", ["affine-context", "spline-context", "maf-context"])
+def test_the_context_changes_the_map(name):
+    transform, x, context = build(name)
+    assert not torch.allclose(transform.inverse(x, context)[0], transform.inverse(x, context.flip(0))[0])
+
+
+@pytest.mark.parametrize("name", ["affine", "spline", "maf", "iaf"])
+def test_the_steps_lead_from_the_base_to_the_data(name):
+    transform, z, _ = build(name)
+    steps = list(transform.steps(z))
+    assert torch.allclose(steps[-1], transform(z)[0])
+    assert len(steps) == {"affine": 4, "spline": 4, "maf": 1, "iaf": 2}[name]
+    assert all(step.shape == z.shape for step in steps)
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize("context_features", [0, 2])
+def test_an_autoregressive_layer_reads_only_the_features_before(backwards, context_features):
+    layer = MaskedAutoregressive(5, (16, 11), context_features, backwards).double()
+    torch.nn.init.normal_(layer.head.weight)
+    reads = torch.ones(5, 5).tril(-1).bool()
+    reads = reads.flip(0, 1) if backwards else reads
+    context = torch.randn(1, context_features).double() if context_features else None
+    for _ in range(5):
+        matrix = jacobian(lambda v: layer.parameters_of(v[None], context)[1][0], torch.randn(5).double())
+        assert not matrix[~reads].any()
+    # and by the masks it can read all of those
+    paths = layer.head.mask[:5] @ layer.hidden[1].mask @ layer.hidden[0].mask
+    assert torch.equal(paths > 0, reads)
+
+
+def test_hidden_units_of_a_masked_network_are_in_the_order_of_their_degrees():
+    # The feature by feature direction fills them from the left.
+    for degrees in MaskedAutoregressive(7, (20, 5), 2).degrees[1:]:
+        assert torch.equal(degrees, degrees.sort().values)
+
+
+def test_log_scales_are_bounded_whatever_a_network_says():
+    raw = torch.tensor([-1e30, -1e4, 0.0, 1e-4, 1e4, 1e30])
+    assert (soft_bound(raw).abs() <= LOG_SCALE_BOUND).all()
+    assert soft_bound(raw)[3].item() == pytest.approx(1e-4, rel=1e-3)
+
+
+def test_act_norm_is_set_by_the_first_training_batch_alone():
+    layer, x = ActNorm(3), 5 + 2 * torch.randn(40, 3, 4, 4)
+    assert torch.equal(layer.eval().inverse(x)[0], x)  # not by an evaluation
+    assert not layer.initialized
+    z = layer.train().inverse(x)[0]
+    assert torch.allclose(z.mean((0, 2, 3)), torch.zeros(3), atol=1e-5)
+    assert torch.allclose(z.std((0, 2, 3), correction=0), torch.ones(3), atol=1e-4)
+    scale = layer.log_scale.clone()
+    layer.inverse(7 * x)
+    assert torch.equal(scale, layer.log_scale)
+    copy = ActNorm(3)
+    copy.load_state_dict(layer.state_dict())
+    copy.train().inverse(7 * x)
+    assert torch.equal(copy.log_scale, layer.log_scale)
+
+
+def test_act_norm_refuses_a_first_batch_without_variance():
+    with pytest.raises(ValueError, match="one value in each channel"):
+        ActNorm(3).train().inverse(torch.randn(1, 3, 1, 1))
+
+
+def test_an_invertible_convolution_begins_as_a_rotation_and_is_a_matrix_at_each_pixel():
+    layer, x = InvertibleConvolution(4), torch.randn(2, 4, 3, 3)
+    lower, upper = layer.factors()
+    matrix = (lower @ upper).detach()
+    assert torch.allclose(matrix @ matrix.T, torch.eye(4), atol=1e-5)
+    assert torch.allclose(layer.inverse(x)[0], torch.einsum("oi,bihw->bohw", matrix, x), atol=1e-5)
+
+
+@pytest.mark.parametrize(("shape", "scales"), [((1, 6, 8), 2), ((1, 7, 8), 1), ((4,), 1)])
+def test_pictures_that_cannot_be_squeezed_are_refused(shape, scales):
+    with pytest.raises(ValueError, match="cannot be halved so often"):
+        Glow(shape, scales, 1, 4)
+
+
+def test_one_feature_cannot_be_cut():
+    with pytest.raises(ValueError, match="cannot be cut into two halves"):
+        couplings(1, 2, AffineElement(), (4,))
+
+
+def test_a_masked_network_needs_a_hidden_layer():
+    with pytest.raises(ValueError, match="at least one hidden layer"):
+        MaskedAutoregressive(3, ())
