@@ -1,10 +1,11 @@
 """Measures dlkit against hand-written PyTorch loops and against its peers, in one process, in turn, by medians.
 
-    python scripts/benchmark.py [latent] [adversarial] [sequences] [--repeats 7] [--threads 1] [--steps N] [--json FILE]
+    python scripts/benchmark.py [latent] [adversarial] [sequences] [flows] [--repeats 7] [--threads 1] [--steps N] [--json FILE]
 
 latent: variational autoencoders against a plain loop and pythae. adversarial: GAN and WGAN against a plain loop, torchgan and
 the loops of PyTorch-GAN. sequences: a language model against a bare loop, a translator against Joey NMT, and beam search for
-many sentences at once. The files in benchmarks/ say what is compared with what; without a section all are measured.
+many sentences at once. flows: normalizing flows against zuko, nflows, normflows and a plain loop. The files in benchmarks/ say
+what is compared with what; without a section all are measured.
 
 Times depend on the machine and on its load; the ratios much less, because the rivals take turns. On a machine that others use,
 --threads 1 gives steadier ratios: threads that wait for each other lose their time slices. A rival that is not installed is
@@ -21,12 +22,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from benchmarks import adversarial, latent, sequences
+from benchmarks import adversarial, flows, latent, sequences
 from benchmarks.timing import Row, show, show_header
 
 from dlkit.evaluation import silence_nags
 
-SECTIONS = ("latent", "adversarial", "sequences")
+SECTIONS = ("latent", "adversarial", "sequences", "flows")
 
 
 def main() -> None:
@@ -34,9 +35,7 @@ def main() -> None:
     parser.add_argument("sections", nargs="*", help=f"{', '.join(SECTIONS)} (all)")
     parser.add_argument("--repeats", type=int, default=7, help="turns of each rival, at least 2 (7)")
     parser.add_argument("--threads", type=int, help="of PyTorch (one a core)")
-    parser.add_argument(
-        "--steps", type=int, help="of a turn in adversarial and sequences, for a quick look (what steady times need)"
-    )
+    parser.add_argument("--steps", type=int, help="of a turn, but in latent, for a quick look (what steady times need)")
     parser.add_argument("--json", type=Path, help="where to write the rows as JSON")
     arguments = parser.parse_args()
     sections = arguments.sections or SECTIONS
@@ -57,6 +56,7 @@ def main() -> None:
         "latent": lambda: latent.rows(arguments.repeats),
         "adversarial": lambda: adversarial.rows(arguments.repeats, arguments.steps),
         "sequences": lambda: sequences.rows(arguments.repeats, arguments.steps),
+        "flows": lambda: flows.rows(arguments.repeats, arguments.steps),
     }
     rows: list[Row] = []
     for section in sections:

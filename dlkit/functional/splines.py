@@ -15,7 +15,8 @@ appendix), at u = (y - y_k) / h, is the root
 
 The discriminant is b^2 - 4 a c of the paper, rearranged so that it cannot come out negative: rounding makes that of the paper
 negative for steep bins, and its root not a number. Where p < 0 the root is taken of the mirrored bin, which gives 1 - t.
-f(f^{-1}(y)) = y to a few roundings of the bound whatever the parameters; f^{-1}(f(x)) = x to that over the derivative at x.
+Either direction is exact to a few roundings of the bound, times one more than the derivative; hence f^{-1}(f(x)) = x to that over
+the derivative at x, which bins as flat as the floors allow can make large in single precision.
 
 Widths and heights are softmax, mixed with `FLOOR` parts of the uniform distribution (the paper: a floor of 1e-3 for each bin,
 which bounds K); derivatives are softplus, shifted so that 0 gives 1, with the floor `DERIVATIVE_FLOOR`. Hence raw = 0 is the
@@ -59,8 +60,8 @@ def rational_quadratic(x: Tensor, raw: Tensor, bound: float, inverse: bool = Fal
     bins = (size + 1) // 3
     sizes, slopes = bins_first(raw).split((2 * bins, bins - 1))
     flat = x.flatten()
-    # Confined before the spline, since its values outside would send NaN through `where` into the gradients. The bounds
-    # themselves count as tails, which have the same value and derivative there.
+    # Confined before the spline, since `where` would let NaN of its overflow outside into the gradients. The bounds themselves
+    # count as tails, which have the same value and derivative there.
     confined = flat.clamp(-bound, bound)
     inside = confined.abs() < bound
     y, log_derivative = spline(confined, sizes, F.pad(slopes, (0, 0, 1, 1)), bound, inverse)

@@ -71,6 +71,11 @@ class MaskedAutoregressive(Transform):
     def forward(self, z: Tensor, context: Tensor | None = None) -> Changed:
         if torch.is_grad_enabled():
             return self.forward_with_gradient(z, context)
+        with torch.autocast(z.device.type, enabled=False):  # whose products could not be written in place
+            return self.forward_in_place(z, context)
+
+    def forward_in_place(self, z: Tensor, context: Tensor | None) -> Changed:
+        """z -> x, each hidden unit computed once, when the features that it reads are known."""
         masked = [layer for layer in (*self.hidden, self.head) if isinstance(layer, MaskedLinear)]
         weights: list[Tensor] = [layer.masked().t() for layer in masked]
         biases: list[Tensor] = [layer.bias for layer in masked]

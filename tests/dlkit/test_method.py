@@ -23,6 +23,11 @@ METHODS = {
     "iwae": lambda: dlkit.VAE((1, 8, 8), 4, hidden_dims=(16,), importance_samples=3),
     "gaussian-vae": lambda: dlkit.VAE((1, 8, 8), 4, hidden_dims=(16,), likelihood="gaussian", sigma="learned-per-pixel"),
     "conditional-vae": lambda: dlkit.VAE((1, 8, 8), 4, hidden_dims=(16,), num_classes=10),
+    "affine-flow": lambda: dlkit.Flow((1, 8, 8), num_layers=2, hidden_dims=(16,), num_levels=17),
+    "spline-flow": lambda: dlkit.Flow((1, 8, 8), "spline", num_layers=2, hidden_dims=(16,), num_levels=17),
+    "maf": lambda: dlkit.Flow((1, 8, 8), "maf", num_layers=2, hidden_dims=(70,), num_levels=17, num_classes=10),
+    "iaf": lambda: dlkit.Flow((1, 8, 8), "iaf", num_layers=1, hidden_dims=(70,), num_levels=17),
+    "glow": lambda: dlkit.Flow((1, 8, 8), "glow", num_layers=2, hidden_dims=(8,), num_levels=17),
     "categorical-vae": lambda: dlkit.VAE((1, 8, 8), 4, hidden_dims=(16,), likelihood="categorical", num_levels=17),
 }
 every_method = pytest.mark.parametrize("name", METHODS)
@@ -106,6 +111,16 @@ def test_bf16_mixed_trains_with_finite_losses(name):
     assert sum(seen.values[-9:]) < sum(seen.values[:9])
 
 
+def test_gradients_are_clipped_in_mixed_precision():
+    method = METHODS["vae"]()
+    before = [parameter.detach().clone() for parameter in method.parameters()]
+    run = trainer(max_steps=1, limit_val_batches=0, precision="bf16-mixed", gradient_clip_val=1e-20)
+    run.fit(method, datamodule=Digits())
+    # Clipped to nothing, Adam's steps are nothing beside its epsilon.
+    for parameter, old in zip(method.parameters(), before, strict=True):
+        assert torch.allclose(parameter, old, atol=1e-9)
+
+
 @every_method
 def test_hyperparameters_are_plain_data(name):
     for value in METHODS[name]().hparams.values():
@@ -115,7 +130,11 @@ def test_hyperparameters_are_plain_data(name):
 @every_method
 def test_every_parameter_gets_a_gradient(name):
     method, batch = METHODS[name](), next(iter(Digits(batch_size=32).batches("train")))
-    method.loss(batch)[0].backward()
+    optimizer = method.configure_optimizers()
+    for _ in range(2):  # a network whose last layer begins at zero has no other gradients in the first step
+        optimizer.zero_grad()
+        method.loss(batch)[0].backward()
+        optimizer.step()
     for key, parameter in method.named_parameters():
         assert parameter.grad is not None, key
         assert parameter.grad.abs().sum() > 0, key

@@ -82,6 +82,26 @@ def test_the_benchmark_measures_each_rival_in_turn_and_names_those_that_are_abse
     assert [row["unit"] for row in rows if "torchgan" not in row["name"]] == ["ms"] * 5
 
 
+def test_flows_are_measured_against_each_library_and_those_that_are_absent_or_cannot_compile_are_named(fit, tmp_path):
+    quick = ("--repeats", 2, "--steps", 1, "--threads", 1)
+    done = fit("flows", *quick, "--json", "rows.json", script=SCRIPTS / "benchmark.py", TORCH_COMPILE_DISABLE="1")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    lines = done.stdout.splitlines()[2:]
+    assert len(rows) == len(lines) == 2 * (3 + 1) + 2 * (4 + 1) + 2 * 2 + 1 + 2
+    for row, line in zip(rows, lines, strict=True):
+        assert line.startswith(row["name"])
+        rival = row["name"].split()[-1]
+        if rival == "compiled":
+            assert "TORCH_COMPILE_DISABLE is 1" in line
+        elif row["ours"] is None:
+            assert "is not installed: pip install dlkit[bench]" in line
+        else:
+            assert row["ours"] > 0
+            assert row["theirs"] > 0
+    assert [row["value"].startswith("n^") for row in rows[-3:]] == [False, True, True]
+
+
 def test_the_table_is_written_from_runs_and_an_untested_recipe_says_so(fit, tmp_path):
     (tmp_path / "scripts").mkdir()
     shutil.copy(SCRIPTS / "results.py", tmp_path / "scripts")

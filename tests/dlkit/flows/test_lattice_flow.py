@@ -150,6 +150,33 @@ def test_log_prob_is_that_of_the_samples():
         assert torch.allclose(-flow.action(configurations) - flow.log_prob(configurations), log_weights, atol=1e-8)
 
 
+@pytest.mark.parametrize("action", ["phi4", "u1"])
+def test_the_path_gradient_is_the_gradient_of_the_divergence_without_its_noise(action):
+    flow = dlkit.LatticeFlow((4, 4), action, num_layers=4, channels=(4,), num_bins=4)
+    shaken(flow.network, 0.1)
+    flow = flow.double()
+
+    def gradients(loss):
+        return torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(flow.parameters()))])
+
+    path, plain = [], []
+    for _ in range(60):
+        path.append(gradients(flow.loss(Draws(torch.arange(200)))[0]))
+        configurations, log_q = flow.draw(200)
+        plain.append(gradients((log_q + flow.action(configurations)).mean()))
+    path, plain = torch.stack(path), torch.stack(plain)
+    error = (path.var(0) + plain.var(0)).div(60).sqrt()
+    apart = (path.mean(0) - plain.mean(0))[error > 1e-9] / error[error > 1e-9]
+    assert apart.abs().max() < 5 and plain.mean(0).norm() > 5 * error.norm() / len(error) ** 0.5
+
+
+def test_the_path_gradient_of_the_theory_itself_is_zero_for_every_batch():
+    flow = dlkit.LatticeFlow((4, 4), "free", m2=1.0, num_layers=2).double()
+    # float32's rounding of the spectrum is all that it is off by
+    flow.loss(Draws(torch.arange(7)))[0].backward()
+    assert all(parameter.grad.abs().max() < 1e-4 for parameter in flow.parameters())
+
+
 # The chain ------------------------------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""Methods of sequences, repeated by hand, resumed, saved, in half precision and in two processes."""
+"""Methods of other data than examples, repeated by hand, resumed, saved, in half precision and in two processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
 import dlkit
-from datamodules import CharText, CoNLLU, Palindromes, ParallelText
+from datamodules import CharText, CoNLLU, NoData, Palindromes, ParallelText
 from dlkit.callbacks import Checkpoints, RandomState
 
 STEPS = 3
@@ -21,6 +21,8 @@ DATA = {
     "tagger": lambda: CoNLLU(batch_size=64),
     "language-model": lambda: CharText(window=20, batch_size=16),
     "translator": lambda: ParallelText(batch_size=64),
+    "lattice": lambda: NoData(steps=6, batch_size=32, val_size=32),
+    "gauge": lambda: NoData(steps=6, batch_size=32, val_size=32),
 }
 METHODS = {
     "classifier": lambda data, **more: dlkit.SequenceClassifier(
@@ -34,8 +36,13 @@ METHODS = {
         data.source_vocab_size, data.target_vocab_size, data.source_vocabulary, data.target_vocabulary, embedding_dim=8,
         hidden_size=8, **more,
     ),
+    "lattice": lambda data, **more: dlkit.LatticeFlow((4, 4), num_layers=2, channels=(4,), schedule="constant"),
+    "gauge": lambda data, **more: dlkit.LatticeFlow(
+        (4, 4), "u1", num_layers=4, channels=(4,), num_bins=4, schedule="constant"
+    ),
 }  # fmt: skip
 every_method = pytest.mark.parametrize("name", METHODS)
+OF_SEQUENCES = [name for name in METHODS if name not in ("lattice", "gauge")]
 
 
 class Losses(L.Callback):
@@ -84,7 +91,7 @@ def test_a_raw_loop_and_the_trainer_give_the_same_losses(name):
     assert raw == seen.values
 
 
-@every_method
+@pytest.mark.parametrize("name", OF_SEQUENCES)
 def test_one_batch_is_overfitted_and_every_parameter_gets_a_gradient(name):
     L.seed_everything(1, verbose=False)
     data = DATA[name]()
