@@ -15,10 +15,10 @@ appendix), at u = (y - y_k) / h, is the root
 
 The discriminant is b^2 - 4 a c of the paper, rearranged so that it cannot come out negative: rounding makes that of the paper
 negative for steep bins, and its root not a number. Where p < 0 the root is taken of the mirrored bin, which gives 1 - t.
-Either direction is exact to a few roundings of the bound, times one more than the derivative; hence f^{-1}(f(x)) = x to that over
-the derivative at x, which bins as flat as the floors allow can make large in single precision.
+Either direction is exact to a few roundings of the bound, times one more than its derivative. Hence f^{-1}(f(x)) = x to that
+over the derivative at x, which bins as flat as the floors allow can make large in single precision.
 
-Widths and heights are softmax, mixed with `FLOOR` parts of the uniform distribution (the paper: a floor of 1e-3 for each bin,
+Widths and heights are softmax, mixed with `FLOOR` parts of the uniform distribution (the authors' code: 1e-3 for each bin,
 which bounds K); derivatives are softplus, shifted so that 0 gives 1, with the floor `DERIVATIVE_FLOOR`. Hence raw = 0 is the
 identity. Every function is differentiable twice, and computes in float32 what comes in half precision.
 """
@@ -70,8 +70,8 @@ def rational_quadratic(x: Tensor, raw: Tensor, bound: float, inverse: bool = Fal
 
 
 def circular_rational_quadratic(x: Tensor, raw: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
-    """The spline from the circle to itself that keeps -pi fixed, with d_0 = d_K (Rezende et al. 2020, arXiv:2002.02428,
-    section 2.3.2): a flow on the circle adds shifts, so that no point is special.
+    """The spline from the circle to itself that keeps -pi fixed, with d_0 = d_K: the circular splines of Rezende et al. 2020
+    (arXiv:2002.02428). A flow on the circle adds shifts between them, so that no point is special.
 
     Args:
         x: (*shape), angles; those outside [-pi, pi) count as the same points of the circle.
