@@ -183,7 +183,7 @@ class LatticeFlow(Method):
     def loss(self, batch: Draws) -> tuple[Tensor, Terms]:
         """The mean of log q + S over the model's own configurations, with the path gradient.
 
-        Its gradient is d/dtheta of log q(phi) + S(phi) by way of phi alone: that by way of q's own parameters is 0 on average and
+        Its gradient is d/dtheta of log q(phi) + S(phi) by way of phi alone: by way of q's own parameters it is 0 on average and
         all noise, which does not vanish when q = p (Roeder et al. 2017, arXiv:1703.09194; Vaitl et al. 2022, arXiv:2207.08219).
         """
         configurations, log_q = self.draw(len(batch.number))
