@@ -46,6 +46,8 @@ class MaskedAutoregressive(Transform):
         span = features - lowest
         self.degrees = [features - torch.arange(features) if backwards else torch.arange(features) + 1]
         self.degrees += [lowest + torch.arange(width) * span // width for width in hidden_dims]
+        # How many units of each hidden layer can be computed when so many features are known.
+        self.ready = [[int((degrees <= known).sum()) for known in range(features)] for degrees in self.degrees[1:]]
         self.hidden = nn.ModuleList(MaskedLinear(reads <= gives.unsqueeze(1)) for reads, gives in pairwise(self.degrees))
         # A feature reads degrees below its own: all log-scales, then all shifts.
         self.head = MaskedLinear((self.degrees[-1] < self.degrees[0].unsqueeze(1)).repeat(2, 1))
@@ -77,34 +79,33 @@ class MaskedAutoregressive(Transform):
     def forward_in_place(self, z: Tensor, context: Tensor | None) -> Changed:
         """z -> x, each hidden unit computed once, when the features that it reads are known."""
         masked = [layer for layer in (*self.hidden, self.head) if isinstance(layer, MaskedLinear)]
-        weights: list[Tensor] = [layer.masked().t() for layer in masked]
-        biases: list[Tensor] = [layer.bias for layer in masked]
-        if self.backwards:  # in the order of the degrees, so that what is known lies at the left
-            z, weights[0] = z.flip(1), weights[0].flip(0)
-            weights[-1] = weights[-1].unflatten(1, (2, -1)).flip(2).flatten(1)
-            biases[-1] = biases[-1].unflatten(0, (2, -1)).flip(1).flatten()
-        extra = None if self.context is None else self.context(context)
-        # What is known so far: the features, and each layer's units after the nonlinearity, columns filled from the left.
-        known = [z.new_empty(len(z), len(degrees)) for degrees in self.degrees]
+        weights: list[Tensor] = [layer.masked() for layer in masked]
+        biases: list[Tensor] = [layer.bias.unsqueeze(1) for layer in masked]
+        # Features and units first, so that what is known is one block of memory. Log-scale and shift of a feature together.
+        z = z.t().contiguous()
+        head_weight, head_bias = weights.pop().unflatten(0, (2, -1)), biases.pop().unflatten(0, (2, -1))
+        if self.backwards:  # in the order of the degrees
+            z, weights[0], head_weight, head_bias = z.flip(0), weights[0].flip(1), head_weight.flip(1), head_bias.flip(1)
+        if self.context is not None:
+            biases[0] = biases[0] + self.context(context).t()
+        known = [z.new_empty(len(degrees), z.shape[1]) for degrees in self.degrees]  # of units after the nonlinearity
         filled = [0] * len(known)
-        total = z.new_zeros(len(z))
+        log_scales = torch.empty_like(z)
         for feature in range(self.features):
-            for number, degrees in enumerate(self.degrees[1:]):
-                start, stop = filled[number + 1], int((degrees <= feature).sum())
+            filled[0] = feature
+            for number, ready in enumerate(self.ready):
+                start, stop, read = filled[number + 1], ready[feature], filled[number]
                 if stop > start:
-                    reads = feature if number == 0 else filled[number]
-                    new = torch.addmm(biases[number][start:stop], known[number][:, :reads], weights[number][:reads, start:stop])
-                    if number == 0 and extra is not None:
-                        new += extra[:, start:stop]
-                    torch.clamp_min(new, 0, out=known[number + 1][:, start:stop])
+                    new = known[number + 1][start:stop]
+                    torch.addmm(biases[number][start:stop], weights[number][start:stop, :read], known[number][:read], out=new)
+                    new.clamp_min_(0)
                     filled[number + 1] = stop
-            columns = slice(feature, None, self.features)  # its log-scale and its shift
             read = filled[-1]
-            pair = torch.addmm(biases[-1][columns], known[-1][:, :read], weights[-1][:read, columns])
-            log_scale = soft_bound(pair[:, 0])
-            torch.addcmul(pair[:, 1], z[:, feature], torch.exp(log_scale), out=known[0][:, feature])
-            total += log_scale
-        return known[0].flip(1) if self.backwards else known[0], total
+            raw, shift = torch.addmm(head_bias[:, feature], head_weight[:, feature, :read], known[-1][:read]).unbind(0)
+            log_scales[feature] = soft_bound(raw)
+            torch.addcmul(shift, z[feature], torch.exp(log_scales[feature]), out=known[0][feature])
+        x = known[0].flip(0) if self.backwards else known[0]
+        return x.t().contiguous(), log_scales.sum(0)
 
     def forward_with_gradient(self, z: Tensor, context: Tensor | None) -> Changed:
         """The same where gradients are wanted, which forbid to write in place: a pass for each feature.
