@@ -158,7 +158,7 @@ def bars(values: np.ndarray, title: str, ylabel: str) -> Figure:
 # Flows ---------------------------------------------------------------------------------------------------------------
 
 Limits = tuple[float, float, float, float]  # left, right, bottom, top
-CLOUD_COLOURS = "twilight"  # cyclic, for the angle at which a point starts
+CLOUD_COLOURS = "hsv"  # cyclic, for the angle at which a point starts
 
 
 def densities(found: dict[str, np.ndarray], samples: np.ndarray, limits: Limits, title: str) -> Figure:
