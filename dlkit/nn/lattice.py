@@ -160,8 +160,8 @@ class LinkCoupling(Transform):
 
     A link is shared by two plaquettes, P and P', which it enters with opposite signs: their sum s, the loop around both,
     stays. Half of all loops of this kind cover the lattice, and none of them changes, so all that the network reads are
-    these. What moves is a = P - s / 2 with s in [-pi, pi), by a circular spline, and the link by the same angle. Plaquettes
-    and loops are gauge invariant, so the layer is gauge equivariant.
+    these. P moves by a circular spline and a rotation, and the link by the same angle. Plaquettes and loops are gauge
+    invariant, so the layer is gauge equivariant. All is continuous on the circle: the network reads cos s and sin s.
 
     Kanwar et al. 2020 (arXiv:2003.06413), section III, where the network reads plaquettes that the layer leaves alone, a
     quarter of the links of a direction moves at once, and the maps are Moebius transformations; loops of two plaquettes are
@@ -191,7 +191,7 @@ class LinkCoupling(Transform):
         translations[:, self.across] -= offset
         self.num_bins = num_bins
         self.mix = TranslationLinear(2, channels[0], translations, lattice_shape)
-        sizes = [*channels, 3 * num_bins]
+        sizes = [*channels, 3 * num_bins + 1]
         layers = [layer for reads, gives in pairwise(sizes) for layer in (nn.SiLU(), nn.Linear(reads, gives))]
         self.pointwise = zero_last(nn.Sequential(*layers))
 
@@ -205,15 +205,18 @@ class LinkCoupling(Transform):
         """Links (batch, 2, L1, L2) -> the same, and log |det|."""
         sums = plaquette_sums(theta)
         loops = wrap((sums + sums.roll(1, self.across + 1)).flatten(1)[:, self.places])
-        angle = wrap(sums.flatten(1)[:, self.places] - loops / 2)
-        moved, log_derivative = circular_rational_quadratic(angle, self.spline(loops).to(angle.dtype), inverse)
+        angle = wrap(sums.flatten(1)[:, self.places])
+        raw = self.spline(loops).to(angle.dtype)
+        rotation = raw[..., -1]
+        moved, log_derivative = circular_rational_quadratic(angle - rotation if inverse else angle, raw[..., :-1], inverse)
+        moved = moved if inverse else moved + rotation
         change = torch.zeros_like(sums).flatten(1).index_copy(1, self.places, self.sign * (moved - angle)).view_as(sums)
         links = list(theta.unbind(1))
         links[self.direction] = wrap(links[self.direction] + change)
         return torch.stack(links, 1), log_derivative.sum(1)
 
     def spline(self, loops: Tensor) -> Tensor:
-        """What the loops say of each moved plaquette's spline: (batch, n) -> (batch, n, 3 K)."""
+        """What the loops say of each moved plaquette's spline and rotation: (batch, n) -> (batch, n, 3 K + 1)."""
         hidden = self.mix(torch.cat([loops.cos(), loops.sin()], 1)).unflatten(1, (-1, loops.shape[1])).transpose(1, 2)
         return self.pointwise(hidden)
 
