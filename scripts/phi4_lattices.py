@@ -3,9 +3,9 @@
     python scripts/phi4_lattices.py            # runs what has not been run yet, then writes docs/phi4-lattices.md
     python scripts/phi4_lattices.py 6 8        # only these sizes
 
-Each row is the recipe `lattice-phi4` with another lattice and another lam, trained and tested by the command line; the couplings
-are those of Albergo, Kanwar and Shanahan 2019 (arXiv:1904.12072). Its runs lie in `phi4-lattices` below the folder it is started
-in. What the finished runs say is recorded in `docs/phi4-lattices.json`, and what is recorded is not run again.
+Each row is the recipe `lattice-phi4` with another lattice and another lam, trained and tested by the command line; the
+couplings are those of Albergo, Kanwar and Shanahan 2019 (arXiv:1904.12072). Its runs lie in `phi4-lattices` below the folder it
+is started in. What the finished runs say is recorded in `docs/phi4-lattices.json`, and what is recorded is not run again.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ KEPT = ("acceptance", "ess", "samples", "tau", "length", "hmc_length")
 HEADER = """\
 # phi^4 on growing lattices
 
-S = sum phi (-laplace) phi + m2 phi^2 + lam phi^4 with m2 = -4: couplings that keep the box four correlation lengths wide. Every run: the
-recipe `lattice-phi4` with the row's lattice and lam, {epochs} epochs of 500 batches of 512, seed {seed}, one thread. ESS and acceptance
-are of {samples:,} proposals; errors by autocorrelation times, HMC's beside. Acceptance elsewhere is FlowLattice's re-run of the
-notebook of arXiv:2101.08176. Written by `scripts/phi4_lattices.py`.
+S = sum phi (-laplace) phi + m2 phi^2 + lam phi^4 with m2 = -4: couplings that keep the box four correlation lengths wide. Every
+run: the recipe `lattice-phi4` with the row's lattice and lam, {epochs} epochs of 500 batches of 512, seed {seed}, one thread.
+ESS and acceptance are of {samples:,} proposals; errors by autocorrelation times, HMC's beside. Acceptance elsewhere is
+FlowLattice's re-run of the notebook of arXiv:2101.08176. Written by `scripts/phi4_lattices.py`.
 
 | L | lam | acceptance | elsewhere | ESS | tau | chi_2 | chi_2, HMC | phi^2 | phi^2, HMC | length, HMC's | training |
 |---|---|---|---|---|---|---|---|---|---|---|---|
@@ -57,8 +57,8 @@ def train(size: int) -> None:
     where = RUNS / str(size)
     where.mkdir(parents=True, exist_ok=True)
     settings = [
-        "--model.lattice_shape", f"[{size}, {size}]", "--model.lam", str(LAM[size]), "--seed", str(SEED), "--trainer.max_epochs",
-        str(EPOCHS),
+        "--model.lattice_shape", f"[{size}, {size}]", "--model.lam", str(LAM[size]), "--seed", str(SEED),
+        "--trainer.max_epochs", str(EPOCHS),
     ]  # fmt: skip
     for command in (["lattice-phi4", *settings], ["test", "lattice-phi4"]):
         with open(where / "log.txt", "a") as log:

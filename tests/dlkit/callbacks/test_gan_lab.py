@@ -16,7 +16,8 @@ from torch import nn
 import dlkit
 from datamodules import Digits, Gaussians
 from dlkit.callbacks import Checkpoints, GANLab, RandomState
-from dlkit.callbacks.gan_lab import MOST_FRAMES, around
+from dlkit.callbacks.drawing import around
+from dlkit.callbacks.gan_lab import MOST_FRAMES
 
 METHODS = {
     "non-saturating": lambda: dlkit.GAN((2,), 2, hidden_dims=(8,)),
@@ -79,7 +80,7 @@ def test_points_axes_and_latents_are_the_same_all_through(tmp_path):
 
 
 def test_the_axes_are_a_square_around_the_points():
-    left, right, bottom, top = around(torch.tensor([[0.0, 1.0], [2.0, 2.0]]))
+    left, right, bottom, top = around(torch.tensor([[0.0, 1.0], [2.0, 2.0]]), MARGIN)
     assert right - left == pytest.approx(top - bottom)
     assert left < 0 < 2 < right
     assert bottom < 1 < 2 < top

@@ -26,6 +26,7 @@ from dlkit.functional.lattice import (
     topological_charge,
     two_point_susceptibility,
     u1_exact,
+    wilson_loops,
     wrap,
 )
 
@@ -306,3 +307,16 @@ def test_a_lattice_without_checkerboard_is_refused(lattice_shape):
 def test_bad_input_is_named(call, sentence):
     with pytest.raises(ValueError, match=sentence):
         call()
+
+
+def test_wilson_loops_are_the_cosine_of_the_angle_around_a_rectangle():
+    theta = 2 * math.pi * torch.rand(3, 2, 4, 6, dtype=torch.float64) - math.pi
+    loops = wilson_loops(theta)
+    assert loops.shape == (3, 3)
+    for length in (1, 2, 3):
+        # Link by link around length x 1: along axis 0, up, back, down.
+        along, up = theta[:, 0], theta[:, 1]
+        angle = sum(along.roll(-step, 1) for step in range(length)) + up.roll(-length, 1)
+        angle = angle - sum(along.roll((-step, -1), (1, 2)) for step in range(length)) - up
+        assert torch.allclose(loops[:, length - 1], angle.cos().mean((1, 2)))
+    assert torch.allclose(loops[:, 0], average_plaquette(theta))
