@@ -17,7 +17,7 @@ import dlkit
 from datamodules import Digits, Gaussians
 from dlkit.callbacks import Checkpoints, GANLab, RandomState
 from dlkit.callbacks.drawing import around
-from dlkit.callbacks.gan_lab import MOST_FRAMES
+from dlkit.callbacks.gan_lab import MARGIN, MOST_FRAMES
 
 METHODS = {
     "non-saturating": lambda: dlkit.GAN((2,), 2, hidden_dims=(8,)),
