@@ -156,41 +156,47 @@ def field_transform(lattice_shape: Sequence[int], num_layers: int, channels: Seq
 
 
 class LinkCoupling(Transform):
-    """Every other row of one direction's links, moved so that their plaquettes follow a spline of the circle.
+    """One link for each pair of neighbouring blocks, moved so that the loops around the blocks follow a spline of the circle.
 
-    A link is shared by two plaquettes, P and P', which it enters with opposite signs: their sum s, the loop around both,
-    stays. Half of all loops of this kind cover the lattice, and none of them changes, so all that the network reads are
-    these. P moves by a circular spline and a rotation, and the link by the same angle. Plaquettes and loops are gauge
-    invariant, so the layer is gauge equivariant. All is continuous on the circle: the network reads cos s and sin s.
+    A link between two blocks enters their loops with opposite signs, so the loop s around both stays. The network reads all
+    loops of pairs, none of which this layer changes, and says how the loop around each pair's second block moves: by a circular
+    spline and a rotation; the link moves by the same angle. Loops are gauge invariant, so the layer is gauge equivariant, and
+    it commutes with translations by pairs of blocks. All is continuous on the circle, since the network reads cos s and sin s: a
+    jump would bias the gradient of the samples.
 
-    Kanwar et al. 2020 (arXiv:2003.06413), section III, where the network reads plaquettes that the layer leaves alone, a
-    quarter of the links of a direction moves at once, and the maps are Moebius transformations; loops of two plaquettes are
-    read in Abbott et al. 2022 (arXiv:2207.08945).
+    After Kanwar et al. 2020 (arXiv:2003.06413), section III, whose loops are single plaquettes and whose network reads those
+    that the layer leaves alone.
 
     Args:
-        lattice_shape: (L1, L2), even.
-        direction: mu of the links.
-        offset: which rows, 0 or 1.
-        channels: of the network's hidden layers: the first of any range, the others site by site.
+        lattice_shape: (L1, L2).
+        block_shape: sides of a block, which divide the lattice's; along `across` the pairs, twice as long, do as well.
+        across: the axis along which a pair's blocks lie.
+        channels: of the network's hidden layers: the first of any range, the others pair by pair.
         num_bins: of the spline.
     """
 
     places: Tensor
 
     def __init__(
-        self, lattice_shape: Sequence[int], direction: int, offset: int, channels: Sequence[int], num_bins: int
+        self,
+        lattice_shape: Sequence[int],
+        block_shape: Sequence[int],
+        across: int,
+        channels: Sequence[int],
+        num_bins: int,
     ) -> None:
         super().__init__()
-        rows, columns = lattice_shape
-        self.direction, self.across = direction, 1 - direction
-        self.sign = 1 if direction == 0 else -1  # with which the link enters its own site's plaquette
-        sites = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))
-        moved = sites[sites[:, self.across] % 2 == offset]
-        self.register_buffer("places", moved[:, 0] * columns + moved[:, 1])
-        translations = moved.clone()
-        translations[:, self.across] -= offset
-        self.num_bins = num_bins
-        self.mix = TranslationLinear(2, channels[0], translations, lattice_shape)
+        self.block_shape = tuple(block_shape)
+        self.across = across
+        self.direction = 1 - across  # of the moved links, which stand between the blocks
+        self.sign = 1 if self.direction == 0 else -1  # with which they enter the second block's loop
+        pair = [side * (1 + (axis == across)) for axis, side in enumerate(block_shape)]
+        counts = [side // size for side, size in zip(lattice_shape, pair, strict=True)]
+        pairs = torch.cartesian_prod(*map(torch.arange, counts))
+        corner = pairs * torch.tensor(pair)
+        corner[:, across] += block_shape[across]  # of the second block
+        self.register_buffer("places", corner[:, 0] * lattice_shape[1] + corner[:, 1])
+        self.mix = TranslationLinear(2, channels[0], pairs, counts)
         sizes = [*channels, 3 * num_bins + 1]
         layers = [layer for reads, gives in pairwise(sizes) for layer in (nn.SiLU(), nn.Linear(reads, gives))]
         self.pointwise = zero_last(nn.Sequential(*layers))
@@ -203,25 +209,55 @@ class LinkCoupling(Transform):
 
     def move(self, theta: Tensor, inverse: bool) -> Changed:
         """Links (batch, 2, L1, L2) -> the same, and log |det|."""
-        sums = plaquette_sums(theta)
-        loops = wrap((sums + sums.roll(1, self.across + 1)).flatten(1)[:, self.places])
-        angle = wrap(sums.flatten(1)[:, self.places])
-        raw = self.spline(loops).to(angle.dtype)
+        first, second = self.loops(theta)
+        angle = wrap(second)
+        raw = self.spline(first + second).to(angle.dtype)
         rotation = raw[..., -1]
         moved, log_derivative = circular_rational_quadratic(angle - rotation if inverse else angle, raw[..., :-1], inverse)
-        moved = moved if inverse else moved + rotation
-        change = torch.zeros_like(sums).flatten(1).index_copy(1, self.places, self.sign * (moved - angle)).view_as(sums)
+        change = self.sign * ((moved if inverse else moved + rotation) - angle)
         links = list(theta.unbind(1))
-        links[self.direction] = wrap(links[self.direction] + change)
+        links[self.direction] = wrap(links[self.direction].flatten(1).index_add(1, self.places, change).view_as(links[0]))
         return torch.stack(links, 1), log_derivative.sum(1)
 
+    def loops(self, theta: Tensor) -> list[Tensor]:
+        """The angles around the first and the second block of each pair: (batch, 2, L1, L2) -> two (batch, pairs)."""
+        height, width = self.block_shape
+        # By Stokes the sum of the plaquettes inside.
+        blocks = plaquette_sums(theta).unflatten(2, (-1, width)).unflatten(1, (-1, height)).sum((2, 4))
+        return [part.flatten(1) for part in blocks.unflatten(1 + self.across, (-1, 2)).unbind(2 + self.across)]
+
     def spline(self, loops: Tensor) -> Tensor:
-        """What the loops say of each moved plaquette's spline and rotation: (batch, n) -> (batch, n, 3 K + 1)."""
+        """What the loops of pairs say of each spline and rotation: (batch, pairs) -> (batch, pairs, 3 K + 1)."""
         hidden = self.mix(torch.cat([loops.cos(), loops.sin()], 1)).unflatten(1, (-1, loops.shape[1])).transpose(1, 2)
         return self.pointwise(hidden)
 
 
 def link_transform(lattice_shape: Sequence[int], num_layers: int, channels: Sequence[int], num_bins: int) -> Chain:
-    """Links of U(1), uniform on the circle (batch, 2, L1, L2), to links of a theory; four layers move each link once."""
-    kinds = [(direction, offset) for direction in (0, 1) for offset in (0, 1)]
-    return Chain(LinkCoupling(lattice_shape, *kinds[layer % 4], channels, num_bins) for layer in range(num_layers))
+    """Links of U(1), uniform on the circle (batch, 2, L1, L2), to links of a theory, from large loops to single plaquettes.
+
+    The lattice is halved, and its halves, along one axis and the other in turn, down to plaquettes: log2(L1 L2) couplings. They
+    move as many links as there are independent plaquettes, and the conditional density of each loop is one of the spline's,
+    so that in two dimensions, where plaquettes are independent but for their sum, one pass could be exact.
+
+    Args:
+        lattice_shape: (L1, L2), powers of two.
+        num_layers: passes, which begin with either axis in turn.
+        channels: of each coupling's network.
+        num_bins: of the splines.
+
+    Raises:
+        ValueError: a side that is no power of two.
+    """
+    if any(side & (side - 1) for side in lattice_shape):
+        raise ValueError(
+            f"lattice {tuple(lattice_shape)} is not halved down to plaquettes: give sides that are powers of two"
+        )
+    layers: list[Transform] = []
+    for number in range(num_layers):
+        block, across = list(lattice_shape), 1 - number % 2
+        while max(block) > 1:
+            if block[across] > 1:
+                block[across] //= 2
+                layers.append(LinkCoupling(lattice_shape, block, across, channels, num_bins))
+            across = 1 - across
+    return Chain(layers)

@@ -22,9 +22,10 @@ from dlkit.functional.lattice import (
     wrap,
 )
 from dlkit.functional.monte_carlo import effective_sample_size
-from dlkit.nn.lattice import TranslationLinear, field_transform, link_transform
+from dlkit.nn.lattice import LinkCoupling, TranslationLinear, field_transform, link_transform
 
 SHAPE = (4, 6)
+LINKS = (4, 8)
 
 
 def shaken(transform, spread=0.3):
@@ -41,11 +42,11 @@ def field():
 
 @pytest.fixture
 def links():
-    return shaken(link_transform(SHAPE, 5, (4, 5), 6))
+    return shaken(link_transform(LINKS, 2, (4, 5), 6))
 
 
 def angles(n=3):
-    return 2 * math.pi * torch.rand(n, 2, *SHAPE).double() - math.pi
+    return 2 * math.pi * torch.rand(n, 2, *LINKS).double() - math.pi
 
 
 # Symmetries -----------------------------------------------------------------------------------------------------------
@@ -81,7 +82,7 @@ def test_a_field_s_layers_commute_with_the_change_of_sign(field):
 
 
 def test_links_are_moved_alike_in_every_gauge(links):
-    theta, alpha = angles(), 6 * torch.rand(3, *SHAPE).double()
+    theta, alpha = angles(), 6 * torch.rand(3, *LINKS).double()
     x, log_det = links(theta)
     again, same = links(gauge_transform(theta, alpha))
     assert wrap(again - gauge_transform(x, alpha)).abs().max() < 1e-10
@@ -89,12 +90,25 @@ def test_links_are_moved_alike_in_every_gauge(links):
     assert wrap(plaquettes(again) - plaquettes(x)).abs().max() < 1e-10
 
 
-@pytest.mark.parametrize(("rows", "columns"), [(2, 0), (0, 2), (2, 4)])
-def test_links_are_moved_alike_wherever_they_are(links, rows, columns):
-    theta = angles()
-    x, log_det = links(theta)
-    again, same = links(theta.roll((rows, columns), (2, 3)))
-    assert wrap(again - x.roll((rows, columns), (2, 3))).abs().max() < 1e-10 and torch.allclose(log_det, same)
+@pytest.mark.parametrize("across", [0, 1])
+def test_a_layer_of_links_commutes_with_translations_by_pairs_of_blocks(across):
+    layer = shaken(LinkCoupling((8, 8), (2, 1), across, (4, 5), 6))
+    theta = 2 * math.pi * torch.rand(3, 2, 8, 8).double() - math.pi
+    x, log_det = layer(theta)
+    for steps in ((4, 0), (0, 2), (4, 6)):
+        again, same = layer(theta.roll(steps, (2, 3)))
+        assert wrap(again - x.roll(steps, (2, 3))).abs().max() < 1e-10 and torch.allclose(log_det, same)
+
+
+@pytest.mark.parametrize("across", [0, 1])
+def test_a_layer_of_links_moves_loops_around_blocks_and_no_loop_around_their_pairs(across):
+    layer = shaken(LinkCoupling((8, 8), (2, 1), across, (4, 5), 6))
+    theta = 2 * math.pi * torch.rand(3, 2, 8, 8).double() - math.pi
+    before, after = layer.loops(theta), layer.loops(layer(theta)[0])
+    assert wrap(sum(before) - sum(after)).abs().max() < 1e-10
+    assert wrap(before[1] - after[1]).abs().min() > 1e-6
+    # as many as there are pairs of blocks of two plaquettes
+    assert before[0].shape == (3, 16)
 
 
 # Densities ------------------------------------------------------------------------------------------------------------
@@ -116,14 +130,16 @@ def test_inverse_and_log_determinant_of_links(links):
     back, down = links.inverse(x)
     assert wrap(back - theta).abs().max() < 1e-9 and torch.allclose(log_det, -down, atol=1e-9)
     for row in range(3):
-        matrix = jacobian(lambda v: links(v[None])[0][0].flatten(), theta[row]).view(48, 48)
+        matrix = jacobian(lambda v: links(v[None])[0][0].flatten(), theta[row]).view(64, 64)
         assert (torch.linalg.slogdet(matrix)[1] - log_det[row]).abs() < 1e-9
 
 
-def test_every_link_is_moved_by_four_layers():
-    transform = shaken(link_transform(SHAPE, 4, (4,), 6))
+def test_as_many_links_are_moved_as_there_are_independent_plaquettes():
+    transform = shaken(link_transform(LINKS, 1, (4,), 6))
     theta = angles(1)
-    assert (wrap(transform(theta)[0] - theta).abs() > 1e-9).all()
+    moved = wrap(transform(theta)[0] - theta).abs() > 1e-9
+    assert moved.sum() == math.prod(LINKS) - 1
+    assert (wrap(plaquettes(transform(theta)[0]) - plaquettes(theta)).abs() > 1e-9).all()
 
 
 def test_a_new_field_flow_is_the_free_theory():
@@ -135,15 +151,15 @@ def test_a_new_field_flow_is_the_free_theory():
 
 
 def test_a_new_gauge_flow_is_uniform():
-    flow = dlkit.LatticeFlow(SHAPE, "u1", beta=1.0, num_layers=4, channels=(4,))
+    flow = dlkit.LatticeFlow(LINKS, "u1", beta=1.0, num_layers=1, channels=(4,))
     theta, log_weights = flow.weighted_samples(10)
-    assert torch.allclose(flow.log_prob(theta), torch.full((10,), -48 * math.log(2 * math.pi)), atol=1e-3)
-    assert torch.allclose(log_weights, -flow.action(theta) + 48 * math.log(2 * math.pi), atol=1e-3)
+    assert torch.allclose(flow.log_prob(theta), torch.full((10,), -64 * math.log(2 * math.pi)), atol=1e-3)
+    assert torch.allclose(log_weights, -flow.action(theta) + 64 * math.log(2 * math.pi), atol=1e-3)
 
 
 def test_log_prob_is_that_of_the_samples():
     for action in ("phi4", "u1"):
-        flow = dlkit.LatticeFlow(SHAPE, action, num_layers=4, channels=(4,), num_bins=4)
+        flow = dlkit.LatticeFlow(LINKS, action, num_layers=2, channels=(4,), num_bins=4)
         shaken(flow.network, 0.1)
         flow = flow.double()
         configurations, log_weights = flow.weighted_samples(20)
@@ -211,7 +227,7 @@ def test_a_free_theory_of_another_mass_is_learned():
 
 
 def test_gauge_theory_on_a_small_lattice_is_learned_and_its_charge_is_right():
-    flow = dlkit.LatticeFlow((4, 4), "u1", beta=1.0, num_layers=8, channels=(8, 8), num_bins=6)
+    flow = dlkit.LatticeFlow((4, 4), "u1", beta=1.0, num_layers=1, channels=(8, 8), num_bins=6)
     optimizer = torch.optim.Adam(flow.parameters(), lr=1e-2)
     for _ in range(150):
         loss, terms = flow.loss(Draws(torch.arange(256)))
@@ -246,6 +262,7 @@ def test_large_volumes_do_not_overflow():
 @pytest.mark.parametrize(("arguments", "message"), [
     ({"lattice_shape": (5, 8)}, "no periodic checkerboard"),
     ({"lattice_shape": (1, 8)}, "no periodic checkerboard"),
+    ({"action": "u1", "lattice_shape": (6, 8)}, "sides that are powers of two"),
     ({"action": "su3"}, "unknown action 'su3'"),
     ({"action": "free", "m2": -1.0}, "m2 = -1.0"),
     ({"action": "phi4", "lam": -1.0}, "lam = -1.0"),
