@@ -160,8 +160,8 @@ class LinkCoupling(Transform):
 
     A link between two blocks enters their loops with opposite signs, so the loop s around both stays. The network reads all
     loops of pairs, none of which this layer changes, and says how the loop around each pair's second block moves: by a circular
-    spline and a rotation; the link moves by the same angle. Loops are gauge invariant, so the layer is gauge equivariant, and
-    it commutes with translations by pairs of blocks. All is continuous on the circle, since the network reads cos s and sin s: a
+    spline and a rotation; the link moves by the same angle. Loops are gauge invariant, so the layer is gauge equivariant. It
+    commutes with translations by pairs of blocks. All is continuous on the circle, since the network reads cos s and sin s: a
     jump would bias the gradient of the samples.
 
     After Kanwar et al. 2020 (arXiv:2003.06413), section III, whose loops are single plaquettes and whose network reads those
@@ -249,9 +249,7 @@ def link_transform(lattice_shape: Sequence[int], num_layers: int, channels: Sequ
         ValueError: a side that is no power of two.
     """
     if any(side & (side - 1) for side in lattice_shape):
-        raise ValueError(
-            f"lattice {tuple(lattice_shape)} is not halved down to plaquettes: give sides that are powers of two"
-        )
+        raise ValueError(f"lattice {tuple(lattice_shape)} is not halved down to plaquettes: give sides that are powers of two")
     layers: list[Transform] = []
     for number in range(num_layers):
         block, across = list(lattice_shape), 1 - number % 2
