@@ -22,7 +22,6 @@ DATA = {
     "language-model": lambda: CharText(window=20, batch_size=16),
     "translator": lambda: ParallelText(batch_size=64),
     "lattice": lambda: NoData(steps=6, batch_size=32, val_size=32),
-    "gauge": lambda: NoData(steps=6, batch_size=32, val_size=32),
 }
 METHODS = {
     "classifier": lambda data, **more: dlkit.SequenceClassifier(
@@ -37,12 +36,9 @@ METHODS = {
         hidden_size=8, **more,
     ),
     "lattice": lambda data, **more: dlkit.LatticeFlow((4, 4), num_layers=2, channels=(4,), schedule="constant"),
-    "gauge": lambda data, **more: dlkit.LatticeFlow(
-        (4, 4), "u1", num_layers=4, channels=(4,), num_bins=4, schedule="constant"
-    ),
 }  # fmt: skip
 every_method = pytest.mark.parametrize("name", METHODS)
-OF_SEQUENCES = [name for name in METHODS if name not in ("lattice", "gauge")]
+OF_SEQUENCES = [name for name in METHODS if name != "lattice"]
 
 
 class Losses(L.Callback):

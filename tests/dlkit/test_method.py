@@ -23,10 +23,8 @@ METHODS = {
     "iwae": lambda: dlkit.VAE((1, 8, 8), 4, hidden_dims=(16,), importance_samples=3),
     "gaussian-vae": lambda: dlkit.VAE((1, 8, 8), 4, hidden_dims=(16,), likelihood="gaussian", sigma="learned-per-pixel"),
     "conditional-vae": lambda: dlkit.VAE((1, 8, 8), 4, hidden_dims=(16,), num_classes=10),
-    "affine-flow": lambda: dlkit.Flow((1, 8, 8), num_layers=2, hidden_dims=(16,), num_levels=17),
     "spline-flow": lambda: dlkit.Flow((1, 8, 8), "spline", num_layers=2, hidden_dims=(16,), num_levels=17),
     "maf": lambda: dlkit.Flow((1, 8, 8), "maf", num_layers=2, hidden_dims=(70,), num_levels=17, num_classes=10),
-    "iaf": lambda: dlkit.Flow((1, 8, 8), "iaf", num_layers=1, hidden_dims=(70,), num_levels=17),
     "glow": lambda: dlkit.Flow((1, 8, 8), "glow", num_layers=2, hidden_dims=(8,), num_levels=17),
     "categorical-vae": lambda: dlkit.VAE((1, 8, 8), 4, hidden_dims=(16,), likelihood="categorical", num_levels=17),
 }

@@ -123,6 +123,16 @@ def test_an_autoregressive_layer_reads_only_the_features_before(backwards, conte
     assert torch.equal(paths > 0, reads)
 
 
+@pytest.mark.parametrize("name", ["maf", "iaf"])
+def test_both_directions_run_in_half_precision(name):
+    transform, x, _ = build(name, torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        for found in (transform(x), transform.inverse(x)):
+            assert all(part.isfinite().all() for part in found)
+        with torch.no_grad():
+            assert torch.allclose(transform.inverse(transform(x)[0])[0], x, atol=0.1)
+
+
 def test_hidden_units_of_a_masked_network_are_in_the_order_of_their_degrees():
     # The feature by feature direction fills them from the left.
     for degrees in MaskedAutoregressive(7, (20, 5), 2).degrees[1:]:
