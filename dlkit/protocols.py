@@ -75,8 +75,8 @@ class SamplesLattice(Protocol):
         """What is drawn of configurations: (n, *data_shape) -> (n, L1, L2), its name, and whether it is an angle."""
         ...
 
-    def correlations(self, configurations: Tensor) -> tuple[Tensor, Tensor, str]:
-        """A correlation function along Markov chains, (chains, time, *data_shape) -> (distances,), its errors, its name."""
+    def correlations(self, configurations: Tensor) -> tuple[Tensor, Tensor, Tensor, str]:
+        """A function of distance along Markov chains, (chains, time, *data_shape) -> distances, values, errors, its name."""
         ...
 
 

@@ -254,18 +254,18 @@ def markov_chain(series: np.ndarray, accepted: np.ndarray, label: str) -> Figure
     return canvas
 
 
-def correlations(found: dict[str, tuple[np.ndarray, np.ndarray]], title: str) -> Figure:
-    """Correlation functions with errors: by name, the values and their errors at distances 0, 1, ..., (distances,) each."""
+def correlations(found: dict[str, tuple[np.ndarray, ...]], label: str) -> Figure:
+    """Functions of distance with errors: by name the distances, the values and their errors, (distances,) each."""
     canvas, axes = figure(5.5, 4)
-    for number, (name, (values, errors)) in enumerate(found.items()):
-        places = np.arange(len(values)) + 0.08 * (number - 0.5)
+    for number, (name, (distances, values, errors)) in enumerate(found.items()):
         axes.errorbar(
-            places, values, errors, marker="o", markersize=3, linewidth=1, capsize=3, label=name,
+            distances + 0.08 * (number - 0.5), values, errors, marker="o", markersize=3, linewidth=1, capsize=3, label=name,
             color=(FLOW, HMC_COLOUR)[number % 2],
         )  # fmt: skip
-    if all((values > 0).all() for values, _ in found.values()):
+    if all((values > 0).all() for _, values, _ in found.values()):
         axes.set_yscale("log")
-    axes.set(xlabel="distance", ylabel="C(t)", title=title)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set(xlabel="distance", ylabel=label)
     axes.legend(fontsize=8)
     return canvas
 

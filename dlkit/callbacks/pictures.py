@@ -167,11 +167,11 @@ class Pictures(FirstExamples):
         values, name = method.followed(chain)
         series = drawing.markov_chain(values.float().cpu().numpy(), accepted.float().cpu().numpy(), name)
         board.add_figure("metropolis", series, step)
-        curves = {}
+        curves, name = {}, ""
         for kind, configurations in (("flow, after Metropolis", chain.unsqueeze(0)), ("Hamiltonian Monte Carlo", other)):
-            means, errors, title = method.correlations(configurations)
-            curves[kind] = (means.cpu().numpy(), errors.cpu().numpy())
-        board.add_figure("correlations", drawing.correlations(curves, title), step)
+            *numbers, name = method.correlations(configurations)
+            curves[kind] = tuple(part.cpu().numpy() for part in numbers)
+        board.add_figure("correlations", drawing.correlations(curves, name), step)
 
     def samples(self, method: Samples, number: int, columns: int, device: torch.device) -> Tensor:
         """So many samples; of a conditional method with as many classes as columns, a class in each column."""

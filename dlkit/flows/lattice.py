@@ -265,12 +265,13 @@ class LatticeFlow(Method):
             found["length"] = jackknife(lambda rows: physics.second_moment_length(rows.mean(0)), correlation, BINS)
         return found
 
-    def correlations(self, configurations: Tensor) -> tuple[Tensor, Tensor, str]:
-        """C(t) of a scalar field, W(1, t) of U(1), and their errors: (chains, time, *data_shape) -> two (distances,), name."""
+    def correlations(self, configurations: Tensor) -> tuple[Tensor, Tensor, Tensor, str]:
+        """C(t) of a scalar field, W(1, t) of U(1): (chains, time, *data_shape) -> distances, values, errors, a name."""
         seen = self.observe(configurations.flatten(0, 1)).unflatten(0, configurations.shape[:2])
         found = [mean_and_error(seen[..., number]) for number in range(len(self.observables), seen.shape[-1])]
-        name = "Wilson loops of width 1" if self.gauge else "correlation of slices"
-        return torch.stack([each.value for each in found]), torch.stack([each.error for each in found]), name
+        distances = torch.arange(len(found)) + (1 if self.gauge else 0)
+        name = "Wilson loops W(1, t)" if self.gauge else "C(t), the correlation of slices"
+        return distances, torch.stack([each.value for each in found]), torch.stack([each.error for each in found]), name
 
     def followed(self, configurations: Tensor) -> tuple[Tensor, str]:
         """The topological charge, or the magnetisation, of each configuration: (n, *data_shape) -> (n,), its name."""
