@@ -48,6 +48,9 @@ class SplitData(L.LightningDataModule):
         """The loader of a part."""
         raise NotImplementedError(f"{type(self).__name__} has to define serve()")
 
+    def __str__(self) -> str:  # Lightning's asks every loader for what only PyTorch's has
+        return type(self).__name__
+
     # What Lightning calls --------------------------------------------------------------------------------------------
 
     def setup(self, stage: str | None = None) -> None:

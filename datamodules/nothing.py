@@ -16,14 +16,15 @@ class NoData(SplitData):
         val_size, test_size: examples of a validation and of the test, in batches of `batch_size`.
 
     Raises:
-        ValueError: fewer than one of any.
+        ValueError: fewer than one step or example a batch, or than two examples of which to tell an error.
     """
 
     def __init__(self, steps: int = 500, batch_size: int = 1024, val_size: int = 16_384, test_size: int = 65_536) -> None:
         super().__init__(batch_size)
-        if min(steps, batch_size, val_size, test_size) < 1:
+        if min(steps, batch_size) < 1 or min(val_size, test_size) < 2:
             raise ValueError(
-                f"steps={steps}, batch_size={batch_size}, val_size={val_size} and test_size={test_size}: give 1 or more of each"
+                f"steps={steps}, batch_size={batch_size}, val_size={val_size} and test_size={test_size}: "
+                f"give 1, 1, 2 and 2 or more"
             )
         self.steps = steps
         self.val_size = val_size

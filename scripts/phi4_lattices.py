@@ -10,7 +10,9 @@ is started in. What the finished runs say is recorded in `docs/phi4-lattices.jso
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +28,7 @@ OTHERS = {6: 0.510, 8: 0.475, 10: 0.431, 12: 0.293, 14: 0.264}
 LEARNING_RATE = 0.01  # at L = 8; a layer adds up over the lattice, so its steps fall as 1 / L^2
 EPOCHS = 3
 SEED = 0
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 PAIRS = ("chi_2", "phi_squared")
 KEPT = ("acceptance", "ess", "samples", "tau", "length", "hmc_length")
 
@@ -44,7 +47,8 @@ Acceptance elsewhere is FlowLattice's re-run of the notebook of arXiv:2101.08176
 
 def measured(size: int) -> dict[str, float] | None:
     """The test metrics of a size's newest finished run, with its seconds."""
-    finished = sorted((RUNS / str(size) / "lightning_logs" / "lattice-phi4").glob("version_*/test.json"))
+    found = (RUNS / str(size) / "lightning_logs" / "lattice-phi4").glob("version_*/test.json")
+    finished = sorted(found, key=lambda path: path.stat().st_mtime)
     if not finished:
         return None
     metrics = json.loads(finished[-1].read_text())["metrics"]
@@ -63,7 +67,7 @@ def train(size: int) -> None:
     ]  # fmt: skip
     for command in (["lattice-phi4", *settings], ["test", "lattice-phi4"]):
         with open(where / "log.txt", "a") as log:
-            done = subprocess.run([sys.executable, str(FIT), *command], cwd=where, stdout=log, stderr=log)
+            done = subprocess.run([sys.executable, str(FIT), *command], cwd=where, stdout=log, stderr=log, env=ONE_THREAD)
         if done.returncode:
             sys.exit(f"error: see {where / 'log.txt'}")
 
@@ -79,7 +83,12 @@ def line(size: int, found: dict[str, float]) -> str:
 
 
 def main() -> None:
-    for size in [int(size) for size in sys.argv[1:]] or LAM:
+    parser = argparse.ArgumentParser(description="phi^4 flows on lattices of growing size.", allow_abbrev=False)
+    parser.add_argument("sizes", nargs="*", type=int, metavar="L", help=f"{', '.join(map(str, LAM))} (all)")
+    sizes = parser.parse_args().sizes
+    if set(sizes) - set(LAM):
+        parser.error(f"there is no size {sorted(set(sizes) - set(LAM))[0]}: choose of {', '.join(map(str, LAM))}")
+    for size in sizes or LAM:
         record = json.loads(RECORD.read_text()) if RECORD.is_file() else {}
         if str(size) not in record:
             train(size)

@@ -34,7 +34,8 @@ from dlkit.nn.glow import Glow
 from dlkit.nn.transforms import Backwards, Chain, Transform
 
 TransformName = Literal["affine", "spline", "maf", "iaf", "glow"]
-LOGIT_MARGIN = 0.05  # alpha: values are squeezed into [alpha, 1 - alpha] before the logit (Dinh et al. 2017, section 4.1).
+# alpha: values are squeezed into [alpha, 1 - alpha] before the logit. Dinh et al. 2017, section 4.1, squeeze one end only.
+LOGIT_MARGIN = 0.05
 ROUNDING = 1e-5  # relative, by which a spline may miss the edge of its box
 TEST_DRAWS = 16  # of the noise, over which the test's bound is tightened
 
@@ -103,6 +104,8 @@ class Flow(Method):
             raise ValueError(
                 f"num_classes={num_classes} and context_features={context_features}: give one of them, at least 1, or neither"
             )
+        if not hidden_dims:
+            raise ValueError("hidden_dims=(): a layer's network needs at least one hidden layer")
         if transform == "glow" and (num_classes or context_features):
             raise ValueError("transform='glow' takes no labels and no context: use 'affine', 'spline', 'maf' or 'iaf'")
         self.data_shape = tuple(data_shape)
@@ -282,8 +285,13 @@ class Flow(Method):
         """p(x | context) as one of torch's distributions, so that it can be a prior or a posterior elsewhere.
 
         Args:
-            context: (batch, context_features), real or, with `num_classes`, labels (batch,); None without.
+            context: (*batch, context_features), real or, with `num_classes`, labels (*batch,); None without.
+
+        Raises:
+            ValueError: a flow of pixels, whose probabilities are of levels and not a density.
         """
+        if self.num_levels:
+            raise ValueError(f"num_levels={self.num_levels}: pixels' levels have no density: use log_prob and sample")
         return FlowDistribution(self, context)
 
 
@@ -292,36 +300,47 @@ class FlowDistribution(Distribution):
 
     Args:
         flow: whose density it is.
-        context: of each member of the batch, or None for a single density.
+        context: of each member of the batch, (*batch, context_features) or labels (*batch,); None for none.
+        batch_shape: of a density without context.
     """
 
     arg_constraints: dict[str, Any] = {}
     has_rsample = True
 
-    def __init__(self, flow: Flow, context: Tensor | None = None) -> None:
+    def __init__(self, flow: Flow, context: Tensor | None = None, batch_shape: Any = ()) -> None:
         self.flow = flow
         self.context = context
-        batch_shape = torch.Size([] if context is None else [len(context)])
-        super().__init__(batch_shape, torch.Size(flow.data_shape), validate_args=False)
+        self.inner_dims = 0 if flow.num_classes is not None else 1  # of one member's context
+        if context is not None:
+            batch_shape = context.shape[: context.dim() - self.inner_dims]
+        super().__init__(torch.Size(batch_shape), torch.Size(flow.data_shape), validate_args=False)
 
     @property
     def support(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         return constraints.independent(constraints.real, len(self.event_shape))
 
+    def expand(self, batch_shape: Any, _instance: Any = None) -> FlowDistribution:
+        """The same for a larger batch."""
+        if self.context is None:
+            return FlowDistribution(self.flow, None, batch_shape)
+        inner = self.context.shape[len(self.batch_shape) :]
+        return FlowDistribution(self.flow, self.context.expand(*batch_shape, *inner))
+
     def log_prob(self, value: Tensor) -> Tensor:
-        """(*sample, *batch, *data_shape) -> (*sample, *batch), nats."""
-        shape = value.shape[: value.dim() - len(self.event_shape)]
-        flat = value.reshape(-1, *self.event_shape)
-        return self.flow.log_density(flat, self.repeated(len(flat))).view(shape)
+        """(*sample, *batch, *data_shape) -> (*sample, *batch), nats; shapes are broadcast."""
+        shape = torch.broadcast_shapes(value.shape[: value.dim() - len(self.event_shape)], self.batch_shape)
+        flat = value.expand(*shape, *self.event_shape).reshape(-1, *self.event_shape)
+        return self.flow.log_density(flat, self.repeated(shape)).view(shape)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """(*sample, *batch, *data_shape), with gradients to the flow's parameters and the context."""
-        shape = self._extended_shape(torch.Size(sample_shape))
-        count = math.prod(shape[: len(shape) - len(self.event_shape)])
-        return self.flow(self.flow.base_sample(count), self.repeated(count))[0].view(shape)
+        shape = torch.Size((*sample_shape, *self.batch_shape))
+        x, _ = self.flow(self.flow.base_sample(shape.numel()), self.repeated(shape))
+        return x.view(*shape, *self.event_shape)
 
-    def repeated(self, count: int) -> Tensor | None:
-        """The context of so many values, the batch's members in turn."""
+    def repeated(self, shape: torch.Size) -> Tensor | None:
+        """The context of values of a batch: (values, context_features) or (values,)."""
         if self.context is None:
             return None
-        return self.context.repeat(count // len(self.context), *[1] * (self.context.dim() - 1))
+        inner = self.context.shape[len(self.batch_shape) :]
+        return self.context.expand(*shape, *inner).reshape(-1, *inner)

@@ -92,6 +92,8 @@ class LatticeFlow(Method):
         self.save_hyperparameters()
         if action not in ("free", "phi4", "u1"):
             raise ValueError(f"unknown action {action!r}: use 'phi4', 'free' or 'u1'")
+        if num_bins < 2:
+            raise ValueError(f"num_bins={num_bins}: a spline has at least 2")
         if num_layers < 1 or not channels or min(channels) < 1:
             raise ValueError(f"num_layers={num_layers} and channels={tuple(channels)}: give at least one layer and one channel")
         physics.check_lattice(lattice_shape)
@@ -219,7 +221,7 @@ class LatticeFlow(Method):
         configurations, _ = self.reference()
         other = self.estimates(self.observe(configurations.flatten(0, 1)).unflatten(0, configurations.shape[:2]))
         tau = integrated_autocorrelation_time(seen[chain.indices, 0])
-        self.log_dict({"test/tau": tau.float(), **self.named(flow, ""), **self.named(other, HMC_PREFIX)})
+        self.log_dict({"test/tau": tau.float(), **self.named(flow, ""), **self.named(other, HMC_PREFIX)}, sync_dist=True)
 
     def summarize(self, stage: str) -> tuple[Tensor, Tensor]:
         """Records what all weights of a pass say together, and gives them and what was observed."""
@@ -234,7 +236,7 @@ class LatticeFlow(Method):
             "log_z_error": error,
             "samples": torch.tensor(float(len(log_weights))),
         }
-        self.log_dict({f"{stage}/{name}": number.float() for name, number in found.items()})
+        self.log_dict({f"{stage}/{name}": number.float() for name, number in found.items()}, sync_dist=True)
         return log_weights, seen
 
     # What is measured of configurations ------------------------------------------------------------------------------
@@ -262,7 +264,9 @@ class LatticeFlow(Method):
         found = {name: mean_and_error(seen[..., number]) for number, name in enumerate(self.observables)}
         if not self.gauge:
             correlation = seen[..., len(self.observables) :].flatten(0, 1)
-            found["length"] = jackknife(lambda rows: physics.second_moment_length(rows.mean(0)), correlation, BINS)
+            found["length"] = jackknife(
+                lambda rows: physics.second_moment_length(rows.mean(0)), correlation, min(BINS, len(correlation))
+            )
         return found
 
     def correlations(self, configurations: Tensor) -> tuple[Tensor, Tensor, Tensor, str]:

@@ -76,6 +76,7 @@ class MaskedAutoregressive(Transform):
         with torch.autocast(z.device.type, enabled=False):  # whose products could not be written in place
             return self.forward_in_place(z, context)
 
+    @torch.compiler.disable()  # or the loop over features would be unrolled
     def forward_in_place(self, z: Tensor, context: Tensor | None) -> Changed:
         """z -> x, each hidden unit computed once, when the features that it reads are known."""
         masked = [layer for layer in (*self.hidden, self.head) if isinstance(layer, MaskedLinear)]
@@ -107,6 +108,7 @@ class MaskedAutoregressive(Transform):
         x = known[0].flip(0) if self.backwards else known[0]
         return x.t().contiguous(), log_scales.sum(0)
 
+    @torch.compiler.disable()
     def forward_with_gradient(self, z: Tensor, context: Tensor | None) -> Changed:
         """The same where gradients are wanted, which forbid to write in place: a pass for each feature.
 

@@ -106,13 +106,18 @@ class InvertibleConvolution(Transform):
 
     def inverse(self, x: Tensor, context: Tensor | None = None) -> Changed:
         lower, upper = self.factors()
-        return F.conv2d(x, (lower @ upper)[:, :, None, None]), self.log_det(x)
+        return self.multiply(x, lower @ upper), self.log_det(x)
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> Changed:
         lower, upper = self.factors()
         # In double precision, because it is small and the error would go through every pixel.
         matrix = torch.linalg.inv((lower @ upper).double()).to(z.dtype)
-        return F.conv2d(z, matrix[:, :, None, None]), -self.log_det(z)
+        return self.multiply(z, matrix), -self.log_det(z)
+
+    def multiply(self, x: Tensor, matrix: Tensor) -> Tensor:
+        """The matrix times the channels of every pixel, in the values' own precision, whatever the networks run in."""
+        with torch.autocast(x.device.type, enabled=False):
+            return F.conv2d(x, matrix.to(x.dtype)[:, :, None, None])
 
     def log_det(self, x: Tensor) -> Tensor:
         """(batch, channels, height, width) -> (batch,)."""

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
+from torch.distributions import Independent, MultivariateNormal, Normal
 
 import dlkit
 from datamodules import Density2D, Digits
@@ -127,6 +127,14 @@ def test_a_distribution_is_one_of_torch_s():
     assert torch.allclose(log_prob[2], flow.log_density(x[2], context))
     (x.sum() + log_prob.sum()).backward()
     assert context.grad is not None and context.grad.abs().sum() > 0
+    assert torch.allclose(found.log_prob(x[0, 0]), flow.log_density(x[0, 0].expand(4, 2), context))  # broadcast
+    wider = found.expand((2, 4))
+    assert wider.batch_shape == (2, 4) and wider.rsample((3,)).shape == (3, 2, 4, 2)
+    assert torch.allclose(wider.log_prob(x[0]), log_prob[0].expand(2, 4))
+    labelled = build("affine", num_classes=3).distribution(torch.tensor([0, 2]))
+    assert labelled.batch_shape == (2,) and labelled.log_prob(labelled.sample((5,))).shape == (5, 2)
+    with pytest.raises(ValueError, match="levels have no density"):
+        build("affine", num_levels=4).distribution()
     single = build("affine").distribution()
     assert single.sample().shape == (2,) and single.log_prob(single.sample()).shape == ()
     assert Independent(Normal(torch.zeros(2), 1), 1).event_shape == single.event_shape
@@ -138,7 +146,6 @@ def test_a_flow_serves_as_the_posterior_of_a_variational_model():
     q, p = flow.distribution(), Independent(Normal(torch.zeros(2), 1), 1)
     z = q.rsample((100,))
     assert (q.log_prob(z) - p.log_prob(z)).abs().max() < 1e-4
-    assert kl_divergence(p, p) == 0
 
 
 @pytest.mark.parametrize(("more", "labels", "message"), [
@@ -184,7 +191,8 @@ def test_quantising_undoes_dequantising():
     x = torch.randint(256, (50, 1, 4, 4)) / 255
     y, _ = flow.dequantize(x)
     assert torch.equal(flow.quantize(y), x)
-    assert flow.sample(3).shape == (3, 1, 4, 4) and ((flow.sample(3) * 255) % 1 < 1e-3).any()
+    levels = flow.sample(3) * 255
+    assert levels.shape == (3, 1, 4, 4) and (levels - levels.round()).abs().max() < 1e-3
 
 
 def test_more_draws_of_the_noise_tighten_the_bound():
@@ -224,6 +232,7 @@ def test_glow_keeps_the_shape_of_pictures():
     ({"transform": "glow", "data_shape": (1, 6, 6)}, "cannot be halved so often"),
     ({"data_shape": (1,)}, "cannot be cut into two halves"),
     ({"transform": "maf", "hidden_dims": ()}, "at least one hidden layer"),
+    ({"transform": "glow", "hidden_dims": (), "data_shape": (1, 8, 8)}, "at least one hidden layer"),
 ])  # fmt: skip
 def test_settings_that_make_no_sense_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):

@@ -268,6 +268,7 @@ def test_large_volumes_do_not_overflow():
     ({"action": "phi4", "lam": -1.0}, "lam = -1.0"),
     ({"action": "u1", "beta": -1.0}, "beta = -1.0"),
     ({"num_layers": 0}, "at least one layer"),
+    ({"num_bins": 1}, "num_bins=1"),
     ({"channels": ()}, "at least one layer and one channel"),
 ])  # fmt: skip
 def test_theories_and_lattices_that_do_not_exist_are_refused(arguments, message):
