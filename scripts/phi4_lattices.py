@@ -25,7 +25,7 @@ RUNS = Path("phi4-lattices")
 LAM = {6: 6.975, 8: 6.008, 10: 5.550, 12: 5.276, 14: 5.113}
 # FlowLattice's re-run of the notebook of Albergo et al. 2021 (arXiv:2101.08176): 16 couplings, 40,592 proposals each.
 OTHERS = {6: 0.510, 8: 0.475, 10: 0.431, 12: 0.293, 14: 0.264}
-LEARNING_RATE = 0.01  # at L = 8; a layer adds up over the lattice, so its steps fall as 1 / L^2
+LEARNING_RATE = 0.01  # up to L = 8; a layer adds up over the lattice, so beyond its steps fall as 1 / L^2
 EPOCHS = 3
 SEED = 0
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -36,9 +36,10 @@ HEADER = """\
 # phi^4 on growing lattices
 
 S = sum phi (-laplace) phi + m2 phi^2 + lam phi^4 with m2 = -4: couplings that keep the box four correlation lengths wide. Every
-run: the recipe `lattice-phi4` with the row's lattice and lam, {epochs} epochs of 500 batches of 512, step size .01 (8 / L)^2,
-seed {seed}, one thread. ESS and acceptance are of {samples:,} proposals; errors by autocorrelation times, HMC's beside.
-Acceptance elsewhere is FlowLattice's re-run of the notebook of arXiv:2101.08176. Written by `scripts/phi4_lattices.py`.
+run: the recipe `lattice-phi4` with the row's lattice and lam, {epochs} epochs of 500 batches of 512, step size .01, or
+.01 (8 / L)^2 beyond L = 8, seed {seed}, one thread. ESS and acceptance are of {samples:,} proposals; errors by autocorrelation
+times, HMC's beside. Acceptance elsewhere is FlowLattice's re-run of the notebook of arXiv:2101.08176. Written by
+`scripts/phi4_lattices.py`.
 
 | L | lam | acceptance | elsewhere | ESS | tau | chi_2 | chi_2, HMC | phi^2 | phi^2, HMC | length, HMC's | training |
 |---|---|---|---|---|---|---|---|---|---|---|---|
@@ -63,7 +64,7 @@ def train(size: int) -> None:
     where.mkdir(parents=True, exist_ok=True)
     settings = [
         "--model.lattice_shape", f"[{size}, {size}]", "--model.lam", str(LAM[size]), "--seed", str(SEED),
-        "--trainer.max_epochs", str(EPOCHS), "--model.learning_rate", f"{LEARNING_RATE * (8 / size) ** 2:.4g}",
+        "--trainer.max_epochs", str(EPOCHS), "--model.learning_rate", f"{LEARNING_RATE * min(1, (8 / size) ** 2):.4g}",
     ]  # fmt: skip
     for command in (["lattice-phi4", *settings], ["test", "lattice-phi4"]):
         with open(where / "log.txt", "a") as log:
