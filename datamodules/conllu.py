@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from datamodules.base import data_root
+from datamodules.columns import Columns
 from datamodules.ragged import Ragged
-from datamodules.sequences import Columns, SequenceData
+from datamodules.sequences import SequenceData
 from datamodules.text_files import read_lines
 from dlkit.batches import TaggedWords
 from dlkit.text import Codec

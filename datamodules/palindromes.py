@@ -7,8 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from datamodules.columns import Columns
 from datamodules.ragged import Ragged
-from datamodules.sequences import Columns, SequenceData
+from datamodules.sequences import SequenceData
 
 Negatives = Literal["hard", "random"]
 NUM_TEST = 10_000

@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 
 from datamodules.base import data_root, hold_out
+from datamodules.columns import Columns
 from datamodules.ragged import Ragged
-from datamodules.sequences import Columns, SequenceData
+from datamodules.sequences import SequenceData
 from datamodules.text_files import read_labelled
 from dlkit.text import Codec, Units
 

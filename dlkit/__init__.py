@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dlkit.autoencoders.autoencoder import Autoencoder
     from dlkit.autoencoders.denoising import DenoisingAutoencoder
     from dlkit.autoencoders.vae import VAE
-    from dlkit.batches import Draws, Examples, SentencePairs, Sequences, TaggedWords, TextWindows
+    from dlkit.batches import Draws, Examples, Graphs, Particles, SentencePairs, Sequences, Sets, TaggedWords, TextWindows
     from dlkit.classifiers.classifier import Classifier
     from dlkit.errors import CollapseError, NonFiniteError
     from dlkit.flows.flow import Flow
@@ -41,6 +41,9 @@ EXPORTS = {
     "TaggedWords": "dlkit.batches",
     "TextWindows": "dlkit.batches",
     "SentencePairs": "dlkit.batches",
+    "Sets": "dlkit.batches",
+    "Graphs": "dlkit.batches",
+    "Particles": "dlkit.batches",
     "Classifier": "dlkit.classifiers.classifier",
     "Autoencoder": "dlkit.autoencoders.autoencoder",
     "DenoisingAutoencoder": "dlkit.autoencoders.denoising",
@@ -69,15 +72,18 @@ __all__ = [
     "Draws",
     "Examples",
     "Flow",
+    "Graphs",
     "LanguageModel",
     "LatticeFlow",
     "Method",
     "NonFiniteError",
     "OptimalCritics",
+    "Particles",
     "SentencePairs",
     "SequenceClassifier",
     "SequenceTagger",
     "Sequences",
+    "Sets",
     "TaggedWords",
     "TextWindows",
     "Translator",

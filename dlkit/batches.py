@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -72,6 +73,75 @@ class SentencePairs(NamedTuple):
     source: Tensor
     source_lengths: Tensor
     target: Tensor
+
+
+class Sets(NamedTuple):
+    """Sets of different sizes, the members of all of them one behind the other.
+
+    Attributes:
+        x: (members, *shape), float32; or int64 tokens.
+        ptr: (sets + 1,), int64; the members of set s are `ptr[s]` to `ptr[s + 1]`.
+        y: (sets,), int64 class indices; or (sets, targets), float32, NaN where a target is missing.
+        member_y: (members,), int64, what is known of each member, for evaluation; None where nothing is.
+    """
+
+    x: Tensor
+    ptr: Tensor
+    y: Tensor
+    member_y: Tensor | None = None
+
+    @property
+    def index(self) -> Tensor:
+        """(members,), int64, the set of each member."""
+        return owners(self.ptr, len(self.x))
+
+
+class Graphs(NamedTuple):
+    """Graphs of different sizes, the nodes of all of them one behind the other: one graph in many pieces.
+
+    Attributes:
+        x: (nodes, node_features), float32.
+        edge_index: (2, edges), int64: an edge leads from node `edge_index[0]` to `edge_index[1]`, counted through all graphs.
+            Edges are sorted by the node that they lead to.
+        edge_attr: (edges, edge_features), float32; no columns where edges have no features.
+        ptr: (graphs + 1,), int64; the nodes of graph g are `ptr[g]` to `ptr[g + 1]`.
+        y: int64 class indices, (graphs,), or (nodes,) where nodes are told apart; or float32 targets, (graphs, targets) or
+            (nodes, targets), NaN where a target is missing.
+        u: (graphs, graph_features), float32, features of whole graphs; None without.
+    """
+
+    x: Tensor
+    edge_index: Tensor
+    edge_attr: Tensor
+    ptr: Tensor
+    y: Tensor
+    u: Tensor | None = None
+
+    @property
+    def index(self) -> Tensor:
+        """(nodes,), int64, the graph of each node."""
+        return owners(self.ptr, len(self.x))
+
+
+def owners(ptr: Tensor, total: int) -> Tensor:
+    """To which group each member belongs: bounds (groups + 1,) -> (total,), int64."""
+    return torch.repeat_interleave(ptr.diff(), output_size=total)
+
+
+class Particles(NamedTuple):
+    """Systems of as many particles each, at two times.
+
+    Attributes:
+        positions: (batch, particles, dimensions), float32.
+        velocities: (batch, particles, dimensions).
+        charges: (batch, particles).
+        y: (batch, particles, dimensions), the positions later.
+    """
+
+    positions: Tensor
+    velocities: Tensor
+    charges: Tensor
+    y: Tensor
 
 
 class Draws(NamedTuple):

@@ -23,8 +23,11 @@ COMMANDS = ("fit", "validate", "test", "cp")
 LOGS = Path("lightning_logs")
 SHORTHANDS = {"--seed": "--seed_everything", "--fast_dev_run": "--trainer.fast_dev_run"}
 # What the command line takes from the datamodule wherever both have it, and where the method requires it.
-LINKED_ALWAYS = ("num_levels", "char_vocab_size", "vocabulary", "source_vocabulary", "target_vocabulary")
-LINKED = ("data_shape", "num_classes", "vocab_size", "num_tags", "source_vocab_size", "target_vocab_size")
+LINKED_ALWAYS = (
+    *("num_levels", "char_vocab_size", "vocabulary", "source_vocabulary", "target_vocabulary"),
+    *("target_mean", "target_std", "target_names", "node_features", "edge_features", "graph_features"),
+)
+LINKED = ("data_shape", "num_classes", "vocab_size", "num_tags", "num_targets", "source_vocab_size", "target_vocab_size")
 
 USAGE = """\
 usage: {program} RECIPE [--model.FIELD VALUE] [--data.FIELD VALUE] [--trainer.FIELD VALUE] [--seed N]

@@ -18,8 +18,8 @@ FLOORS = [
     ("errors", "batches", "processes", "text", "protocols", "functional"),
     ("nn",),
     ("metrics",),
-    ("method",),
-    ("classifiers", "autoencoders", "adversarial", "sequences", "flows"),
+    ("method", "supervised"),
+    ("classifiers", "autoencoders", "adversarial", "sequences", "graphs", "sets", "flows"),
     ("callbacks",),
     ("cli", "runner", "evaluation"),
 ]

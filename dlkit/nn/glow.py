@@ -155,15 +155,14 @@ class ImageCoupling(Transform):
 
 def convolutions(channels: int, width: int, out_channels: int) -> nn.Sequential:
     """A coupling's network, which begins as the constant 0: (batch, channels, h, w) -> (batch, out_channels, h, w)."""
-    return zero_last(
-        nn.Sequential(
-            nn.Conv2d(channels, width, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(width, width, 1),
-            nn.ReLU(),
-            nn.Conv2d(width, out_channels, 3, padding=1),
-        )
+    layers = nn.Sequential(
+        nn.Conv2d(channels, width, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(width, width, 1),
+        nn.ReLU(),
+        nn.Conv2d(width, out_channels, 3, padding=1),
     )
+    return zero_last(layers).to(memory_format=torch.channels_last)
 
 
 class Glow(Transform):
@@ -220,7 +219,7 @@ class Glow(Transform):
         pieces, total = [], x.new_zeros(len(x))
         for number, scale in enumerate(self.scales):
             assert isinstance(scale, Transform)
-            x, log_det = scale.inverse(F.pixel_unshuffle(x, 2))
+            x, log_det = scale.inverse(F.pixel_unshuffle(x, 2).contiguous(memory_format=torch.channels_last))
             total = total + log_det
             if number < len(self.splits):
                 split = self.splits[number]

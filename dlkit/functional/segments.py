@@ -1,0 +1,39 @@
+"""Sums, means, greatest values and softmax of segments: the members of sets, the edges that lead to a node.
+
+`index` (members,), int64, says to which of `number` segments each member belongs, in any order. A segment without members has
+sum, mean and greatest value 0.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def segment_sum(values: Tensor, index: Tensor, number: int) -> Tensor:
+    """(members, *) -> (number, *)."""
+    return values.new_zeros(number, *values.shape[1:]).index_add(0, index, values)
+
+
+def segment_sizes(index: Tensor, number: int) -> Tensor:
+    """How many members each segment has: (number,), int64."""
+    return torch.zeros(number, dtype=torch.int64, device=index.device).index_add_(0, index, torch.ones_like(index))
+
+
+def segment_mean(values: Tensor, index: Tensor, number: int) -> Tensor:
+    """(members, *) -> (number, *)."""
+    sizes = segment_sizes(index, number).clamp_(min=1).to(values.dtype)
+    return segment_sum(values, index, number) / sizes.view(-1, *[1] * (values.dim() - 1))
+
+
+def segment_max(values: Tensor, index: Tensor, number: int) -> Tensor:
+    """(members, *) -> (number, *)."""
+    places = index.view(-1, *[1] * (values.dim() - 1)).expand_as(values)
+    return values.new_zeros(number, *values.shape[1:]).scatter_reduce(0, places, values, "amax", include_self=False)
+
+
+def segment_softmax(scores: Tensor, index: Tensor, number: int) -> Tensor:
+    """Each segment's weights sum to one: (members,) -> (members,)."""
+    greatest = segment_max(scores.detach(), index, number)
+    raised = (scores - greatest[index]).exp()
+    return raised / segment_sum(raised, index, number)[index]

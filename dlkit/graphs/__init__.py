@@ -1,0 +1,1 @@
+"""Graphs: message passing, and what is simulated with it."""

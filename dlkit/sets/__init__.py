@@ -1,0 +1,1 @@
+"""Sets: Deep Sets, and attention over bags."""
