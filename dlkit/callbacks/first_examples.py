@@ -1,4 +1,4 @@
-"""FirstExamples: the base of callbacks that look at a few held-out examples after each validation."""
+"""FirstBatches and FirstExamples: the bases of callbacks that look at a few held-out examples after each validation."""
 
 from __future__ import annotations
 
@@ -9,15 +9,23 @@ import torch
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from dlkit.batches import Examples
+from dlkit.method import Method
 
 
-class FirstExamples(L.Callback):
-    """Keeps validation's first batches until they hold `most` examples; `take()` hands them over and forgets them."""
+class FirstBatches(L.Callback):
+    """Keeps validation's first batches of one kind until they hold `most` examples; `take_batches()` hands them over.
+
+    Attributes:
+        most: examples.
+        kind: of batch, one of `dlkit.batches`.
+    """
 
     most: int
+    kind: type
 
     def __init__(self) -> None:
-        self.seen: list[Examples] = []
+        self.seen: list[Any] = []
+        self.number = 0
 
     def wanted(self, trainer: L.Trainer) -> bool:
         """Whether this validation is to be looked at."""
@@ -32,12 +40,25 @@ class FirstExamples(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if isinstance(batch, Examples) and sum(len(seen.x) for seen in self.seen) < self.most and self.wanted(trainer):
+        if isinstance(batch, self.kind) and self.number < self.most and self.wanted(trainer):
             self.seen.append(batch)
+            assert isinstance(pl_module, Method)
+            self.number += pl_module.batch_size(batch)
+
+    def take_batches(self) -> list[Any]:
+        """The batches of this validation, and forgets them; none where none were wanted."""
+        seen, self.seen, self.number = self.seen, [], 0
+        return seen
+
+
+class FirstExamples(FirstBatches):
+    """The same of `Examples`, which can be put together."""
+
+    kind = Examples
 
     def take(self) -> Examples | None:
         """The examples of this validation, whole batches; None where none were wanted."""
-        seen, self.seen = self.seen, []
+        seen: list[Examples] = self.take_batches()
         if not seen:
             return None
         labels = [batch.y for batch in seen if batch.y is not None]
