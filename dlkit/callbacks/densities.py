@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dlkit.callbacks import drawing
+from dlkit.callbacks import drawing, flow_drawing
 from dlkit.callbacks.film import write_film
 from dlkit.callbacks.first_examples import FirstExamples
 from dlkit.callbacks.random_state import isolated
@@ -74,7 +74,7 @@ class Densities(FirstExamples):
             each = [method.log_prob(at, torch.full((len(at),), label, device=at.device)) for label in range(method.num_classes)]
             found["the method's density"] = torch.stack(each).float().logsumexp(0) - torch.tensor(len(each)).log()
         grids = {name: values.exp().view(CELLS, CELLS).float().cpu().numpy() for name, values in found.items()}
-        return drawing.densities(grids, method.sample(POINTS).float().cpu().numpy(), limits, title)
+        return flow_drawing.densities(grids, method.sample(POINTS).float().cpu().numpy(), limits, title)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         folder = trainer.log_dir  # asked by every process, because Lightning broadcasts it
@@ -88,7 +88,7 @@ class Densities(FirstExamples):
                 labels = torch.arange(POINTS, device=z.device) % method.num_classes
             clouds = torch.stack(method.layers(z, labels)).float().cpu()
         limits = drawing.around(torch.cat([clouds[0], clouds[-1]]), MARGIN)
-        board.add_figure("layers", drawing.layers(clouds.numpy(), limits), steps_done(trainer))
+        board.add_figure("layers", flow_drawing.layers(clouds.numpy(), limits), steps_done(trainer))
         self.write(Path(folder) / "layers.gif", clouds, limits)
 
     def write(self, target: Path, clouds: Tensor, limits: drawing.Limits) -> None:
@@ -100,7 +100,7 @@ class Densities(FirstExamples):
                 share = part / BETWEEN
                 points = clouds[number] if last else torch.lerp(clouds[number], clouds[number + 1], share)
                 title = "the base" if number == 0 else f"after layer {number}"
-                picture = drawing.pixels(drawing.cloud(points.numpy(), clouds[0].numpy(), limits, title))
+                picture = drawing.pixels(flow_drawing.cloud(points.numpy(), clouds[0].numpy(), limits, title))
                 pictures.append(Image.fromarray(picture).quantize(64))
                 times.append(LAST_MILLISECONDS if last else LAYER_MILLISECONDS if part == 0 else FRAME_MILLISECONDS)
         write_film(target, pictures, times)

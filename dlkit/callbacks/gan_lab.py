@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from dlkit.batches import Examples
-from dlkit.callbacks import drawing
+from dlkit.callbacks import adversarial_drawing, drawing
 from dlkit.callbacks.diagnostics import check_players, is_conditional
 from dlkit.callbacks.film import write_film
 from dlkit.callbacks.random_state import isolated
@@ -100,7 +100,7 @@ class GANLab(L.Callback):
         board.add_image("gan_lab", picture, step, dataformats="HWC")
         # With a palette, because that is what a GIF holds; one for all, so that a colour means the same all through.
         colours = Image.new("P", (1, 1))
-        colours.putpalette(drawing.palette())
+        colours.putpalette(adversarial_drawing.palette())
         frame = Image.fromarray(picture).quantize(palette=colours, dither=Image.Dither.NONE)
         frame.save(self.folder / f"{step:09}.png")
 
@@ -117,7 +117,7 @@ class GANLab(L.Callback):
         real, generated, pulls, surface = (part.float().cpu().numpy() for part in (real, generated, pulls, surface))
         title = f"step {step}: the critic's surface, and where it pulls the generator"
         centre = None if method.log_odds else centre
-        return drawing.pixels(drawing.plane(real, generated, pulls, surface, limits, centre, title))
+        return drawing.pixels(adversarial_drawing.plane(real, generated, pulls, surface, limits, centre, title))
 
     def surface(self, method: Any, limits: tuple[float, float, float, float], labels: Tensor | None) -> Tensor:
         """The critic's values, or probabilities, at evenly spaced places: (CELLS, CELLS), the lowest row first."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from dlkit.batches import Examples
-from dlkit.callbacks import drawing
+from dlkit.callbacks import adversarial_drawing, drawing, flow_drawing
 from dlkit.callbacks.first_examples import FirstExamples, in_training
 from dlkit.callbacks.random_state import isolated
 from dlkit.callbacks.summary import steps_done, writer
@@ -139,7 +139,7 @@ class Pictures(FirstExamples):
                 {name: values.numpy() for name, values in curves.items()}
                 for curves in (method.along_the_lines(), method.by_separation())
             )
-            board.add_figure("optimal_critics", drawing.critics(lines, means, len(means["separation"]) // 2), step)
+            board.add_figure("optimal_critics", adversarial_drawing.critics(lines, means, len(means["separation"]) // 2), step)
         if isinstance(method, Classifies) and labels is not None:
             probabilities, truth = method.classify(x).float().cpu().numpy(), labels.cpu().numpy()
             names = self.names(torch.arange(probabilities.shape[1]))
@@ -163,15 +163,17 @@ class Pictures(FirstExamples):
         other, _ = method.reference(REFERENCE_CHAINS)
         fields, label, angles = method.shown(torch.cat([chain[-FIELDS:], other[:FIELDS, -1].to(chain)]))
         pictures = fields.float().cpu().numpy()
-        board.add_figure("configurations", drawing.configurations(pictures[:FIELDS], pictures[FIELDS:], label, angles), step)
+        board.add_figure(
+            "configurations", flow_drawing.configurations(pictures[:FIELDS], pictures[FIELDS:], label, angles), step
+        )
         values, name = method.followed(chain)
-        series = drawing.markov_chain(values.float().cpu().numpy(), accepted.float().cpu().numpy(), name)
+        series = flow_drawing.markov_chain(values.float().cpu().numpy(), accepted.float().cpu().numpy(), name)
         board.add_figure("metropolis", series, step)
         curves, name = {}, ""
         for kind, configurations in (("flow, after Metropolis", chain.unsqueeze(0)), ("Hamiltonian Monte Carlo", other)):
             *numbers, name = method.correlations(configurations)
             curves[kind] = tuple(part.cpu().numpy() for part in numbers)
-        board.add_figure("correlations", drawing.correlations(curves, name), step)
+        board.add_figure("correlations", flow_drawing.correlations(curves, name), step)
 
     def samples(self, method: Samples, number: int, columns: int, device: torch.device) -> Tensor:
         """So many samples; of a conditional method with as many classes as columns, a class in each column."""

@@ -34,8 +34,7 @@ from dlkit.nn.glow import Glow
 from dlkit.nn.transforms import Backwards, Chain, Transform
 
 TransformName = Literal["affine", "spline", "maf", "iaf", "glow"]
-# alpha: values are squeezed into [alpha, 1 - alpha] before the logit. Dinh et al. 2017, section 4.1, squeeze one end only.
-LOGIT_MARGIN = 0.05
+SMALLEST_MARGIN = 1e-6  # what single precision can still tell from 1
 ROUNDING = 1e-5  # relative, by which a spline may miss the edge of its box
 TEST_DRAWS = 16  # of the noise, over which the test's bound is tightened
 
@@ -57,6 +56,9 @@ class Flow(Method):
         bound: splines are the identity outside [-bound, bound].
         num_scales: of "glow".
         num_levels: values that a pixel can take, x = level / (num_levels - 1); 0 for real numbers.
+        logit_margin: alpha; pixels are squeezed into [alpha, 1 - alpha] before the logit. A small one pulls the darkest and the
+            brightest level apart from the others, which helps where most pixels have one of them. Dinh et al. 2017, section
+            4.1, squeeze one end only.
         num_classes: conditions the density on a class label, p(x | y), when it is not None.
         context_features: width of a real vector on which the density is conditioned; 0 for none. With it, the batch's y is
             that vector, (batch, context_features).
@@ -81,6 +83,7 @@ class Flow(Method):
         bound: float = 5.0,
         num_scales: int = 2,
         num_levels: int = 0,
+        logit_margin: float = 0.05,
         num_classes: int | None = None,
         context_features: int = 0,
         learning_rate: float = 1e-3,
@@ -100,6 +103,8 @@ class Flow(Method):
             raise ValueError(f"base='uniform' ends where a spline does, and transform={transform!r} goes on: use base='normal'")
         if num_levels < 0 or num_levels == 1:
             raise ValueError(f"num_levels={num_levels}: give 0 for real numbers, or 2 or more")
+        if not SMALLEST_MARGIN <= logit_margin < 0.5:
+            raise ValueError(f"logit_margin={logit_margin}: give a number from {SMALLEST_MARGIN:g} to 0.5")
         if context_features < 0 or (num_classes is not None and (num_classes < 1 or context_features)):
             raise ValueError(
                 f"num_classes={num_classes} and context_features={context_features}: give one of them, at least 1, or neither"
@@ -118,6 +123,7 @@ class Flow(Method):
         self.bound = bound
         self.num_scales = num_scales
         self.num_levels = num_levels
+        self.logit_margin = logit_margin
         self.num_classes = num_classes
         self.context_features = num_classes or context_features
         self.learning_rate = learning_rate
@@ -192,16 +198,16 @@ class Flow(Method):
             y, (batch, *data_shape), and log |det dy/d(k + u)|, (batch,), the -log L of every pixel included.
         """
         v = ((x * (self.num_levels - 1)).round() + torch.rand_like(x)) / self.num_levels
-        squeezed = LOGIT_MARGIN + (1 - 2 * LOGIT_MARGIN) * v
+        squeezed = self.logit_margin + (1 - 2 * self.logit_margin) * v
         y = squeezed.logit()
         # dy/dv = (1 - 2 alpha) / (s (1 - s)), and log s + log (1 - s) = -softplus(-y) - softplus(y).
         log_det = F.softplus(y) + F.softplus(-y)
-        constant = math.log(1 - 2 * LOGIT_MARGIN) - math.log(self.num_levels)
+        constant = math.log(1 - 2 * self.logit_margin) - math.log(self.num_levels)
         return y, log_det.flatten(1).sum(1) + self.features * constant
 
     def quantize(self, y: Tensor) -> Tensor:
         """The pixels of real numbers, the inverse of `dequantize`: any shape -> the same, in [0, 1]."""
-        v = (y.sigmoid() - LOGIT_MARGIN) / (1 - 2 * LOGIT_MARGIN)
+        v = (y.sigmoid() - self.logit_margin) / (1 - 2 * self.logit_margin)
         return (v * self.num_levels).floor().clamp(0, self.num_levels - 1) / (self.num_levels - 1)
 
     def log_likelihood(self, x: Tensor, labels: Tensor | None = None) -> Tensor:

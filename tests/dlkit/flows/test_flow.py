@@ -7,11 +7,12 @@ import math
 import pytest
 import torch
 from torch.distributions import Independent, MultivariateNormal, Normal
+from torch.nn import functional as F
 
 import dlkit
 from datamodules import Density2D, Digits
 from dlkit.batches import Examples
-from dlkit.flows.flow import LOGIT_MARGIN, FlowDistribution
+from dlkit.flows.flow import FlowDistribution
 
 KINDS = {
     "affine": {"transform": "affine", "num_layers": 4},
@@ -168,26 +169,30 @@ def test_the_probabilities_of_all_levels_sum_to_the_density_s_share_within_the_r
     levels = torch.cartesian_prod(torch.arange(4.0), torch.arange(4.0)) / 3
     total = flow.log_likelihood(levels.repeat(4000, 1)).exp().view(4000, 16).mean(0).sum()
     y = flow(flow.base_sample(100_000))[0]
-    within = ((y.sigmoid() > LOGIT_MARGIN) & (y.sigmoid() < 1 - LOGIT_MARGIN)).all(1).float().mean()
+    within = ((y.sigmoid() > flow.logit_margin) & (y.sigmoid() < 1 - flow.logit_margin)).all(1).float().mean()
     assert 0.5 < within < 1
     assert total.item() == pytest.approx(within.item(), abs=0.01)
 
 
-def test_bits_per_dimension_are_those_of_a_uniform_density_where_nothing_is_known():
+margins = pytest.mark.parametrize("margin", [0.05, 1e-6])
+
+
+@margins
+def test_bits_per_dimension_are_those_of_a_uniform_density_where_nothing_is_known(margin):
     # A density of v = (k + u) / L that is uniform has log2 L bits: here the flow's y = logit(...) with the right density.
-    flow = dlkit.Flow((1, 2, 2), num_levels=17)
+    flow = dlkit.Flow((1, 2, 2), num_levels=17, logit_margin=margin)
     x = torch.randint(17, (1000, 1, 2, 2)) / 16
     y, log_det = flow.dequantize(x)
-    squeezed = y.sigmoid()
-    log_uniform = (squeezed.log() + (1 - squeezed).log() - math.log(1 - 2 * LOGIT_MARGIN)).flatten(1).sum(1)
+    log_uniform = (F.logsigmoid(y) + F.logsigmoid(-y) - math.log(1 - 2 * margin)).flatten(1).sum(1)
     bits = -(log_uniform + log_det) / (4 * math.log(2))
     assert torch.allclose(bits, torch.full_like(bits, math.log2(17)), atol=1e-4)
     loss, terms = flow.loss(Examples(x))
     assert terms["bits_per_dim"].item() == pytest.approx(loss.item() / (4 * math.log(2)))
 
 
-def test_quantising_undoes_dequantising():
-    flow = dlkit.Flow((1, 4, 4), num_levels=256)
+@margins
+def test_quantising_undoes_dequantising(margin):
+    flow = dlkit.Flow((1, 4, 4), num_levels=256, logit_margin=margin)
     x = torch.randint(256, (50, 1, 4, 4)) / 255
     y, _ = flow.dequantize(x)
     assert torch.equal(flow.quantize(y), x)
@@ -227,6 +232,8 @@ def test_glow_keeps_the_shape_of_pictures():
     ({"num_layers": 0}, "num_layers=0"),
     ({"bound": -1.0}, "bound=-1.0"),
     ({"num_levels": 1}, "num_levels=1"),
+    ({"logit_margin": 0.5}, "logit_margin=0.5"),
+    ({"logit_margin": 1e-9}, "logit_margin=1e-09"),
     ({"num_classes": 2, "context_features": 3}, "give one of them"),
     ({"transform": "glow", "num_classes": 2, "data_shape": (1, 8, 8)}, "takes no labels"),
     ({"transform": "glow", "data_shape": (1, 6, 6)}, "cannot be halved so often"),
