@@ -11,15 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.base import MemoryData
+from datamodules.drawn import DrawnPoints
 from dlkit.batches import Examples
 
 Name = Literal["moons", "rings", "eight-gaussians", "checkerboard", "spirals", "pinwheel"]
-NUM_TEST = 10_000
 REACH = 8  # beyond so many standard deviations a Gaussian adds nothing to an integral, less than 1e-12
 
 
-class Density2D(MemoryData):
+class Density2D(DrawnPoints):
     """Independent points x (n, 2), float32, of a density of the plane; the label is the part that a point is drawn from.
 
     The best mean of -log p(x) that any model can reach on such points is the `entropy`, in nats. Every part has the same
@@ -39,9 +38,7 @@ class Density2D(MemoryData):
     Args:
         name: "moons", "rings", "eight-gaussians", "checkerboard", "spirals" or "pinwheel".
         noise: a standard deviation, in the units of x; the number in brackets above if None. "checkerboard" makes no use of it.
-        num_examples: points drawn for training and validation together; 10,000 more are the test part.
-        batch_size, val_size: see `MemoryData`.
-        split_seed: of the points, and of the validation split.
+        num_examples, batch_size, val_size, split_seed: see `DrawnPoints`.
 
     Raises:
         ValueError: an unknown name, noise that is not positive and finite, no examples.
@@ -61,16 +58,13 @@ class Density2D(MemoryData):
         val_size: int = 10_000,
         split_seed: int = 0,
     ) -> None:
-        super().__init__(batch_size, val_size, split_seed)
+        super().__init__(num_examples, batch_size, val_size, split_seed)
         if name not in SHAPES:
             raise ValueError(f"unknown name {name!r}: use {', '.join(map(repr, SHAPES))}")
         if noise is not None and not 0 < noise < math.inf:
             raise ValueError(f"noise={noise}: give a finite standard deviation above 0, without which there is no density")
-        if num_examples < 1:
-            raise ValueError(f"num_examples={num_examples}: give at least 1")
         kind, usual = SHAPES[name]
         self.name: Name = name
-        self.num_examples = num_examples
         self.shape = kind(usual if noise is None else noise)
         self.noise = self.shape.noise
         self.class_names = self.shape.parts
@@ -95,13 +89,6 @@ class Density2D(MemoryData):
         if x.ndim != 2 or x.shape[1] != 2:
             raise ValueError(f"x has the shape {tuple(x.shape)}: give points of the plane, (n, 2)")
         return self.shape.log_density(x.cpu().double())
-
-    def load(self) -> dict[str, Examples]:
-        # A seed for each part, and none that of the validation split: randperm and randint would use the same numbers.
-        return {
-            "train": self.draw(self.num_examples, seed=1000 * self.split_seed + 1),
-            "test": self.draw(NUM_TEST, seed=1000 * self.split_seed + 2),
-        }
 
     def draw(self, n: int, seed: int) -> Examples:
         """Independent points x (n, 2), float32, with their parts y (n,), int64."""

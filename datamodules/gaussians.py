@@ -8,14 +8,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from datamodules.base import MemoryData
+from datamodules.drawn import DrawnPoints
 from dlkit.batches import Examples
 
-NUM_TEST = 10_000
 STANDARD_DEVIATIONS = {"ring": 0.01, "grid": 0.05, "pair": 1.0}
 
 
-class Gaussians(MemoryData):
+class Gaussians(DrawnPoints):
     """Points of the plane from an equal mixture of isotropic Gaussians; the label is the mode that a point is drawn from.
 
     "ring": 8 modes on the unit circle, standard deviation 0.01. "grid": 25 modes at -4, -2, 0, 2, 4 in both directions,
@@ -25,10 +24,8 @@ class Gaussians(MemoryData):
 
     Args:
         layout: "ring", "grid" or "pair".
-        num_examples: points drawn for training and validation together; 10,000 more are the test part.
         separation: between the two modes of "pair"; the other layouts make no use of it.
-        batch_size, val_size: see `MemoryData`.
-        split_seed: of the points, and of the validation split.
+        num_examples, batch_size, val_size, split_seed: see `DrawnPoints`.
 
     Attributes:
         means: the centres of the modes, (num_classes, 2), float32.
@@ -46,27 +43,17 @@ class Gaussians(MemoryData):
         val_size: int = 10_000,
         split_seed: int = 0,
     ) -> None:
-        super().__init__(batch_size, val_size, split_seed)
+        super().__init__(num_examples, batch_size, val_size, split_seed)
         if layout not in STANDARD_DEVIATIONS:
             raise ValueError(f"unknown layout {layout!r}: use 'ring', 'grid' or 'pair'")
-        if num_examples < 1:
-            raise ValueError(f"num_examples={num_examples}: give at least 1")
         if not 0 <= separation < math.inf:
             raise ValueError(f"separation={separation}: give a finite distance of 0 or more")
         self.layout: Literal["ring", "grid", "pair"] = layout
-        self.num_examples = num_examples
         self.separation = separation
         self.means = centres(layout, separation)
         self.std = STANDARD_DEVIATIONS[layout]
         self.num_classes = len(self.means)
         self.class_names = tuple(map(str, range(self.num_classes)))
-
-    def load(self) -> dict[str, Examples]:
-        # A seed for each part, and none that of the validation split: randperm and randint would use the same numbers.
-        return {
-            "train": self.draw(self.num_examples, seed=1000 * self.split_seed + 1),
-            "test": self.draw(NUM_TEST, seed=1000 * self.split_seed + 2),
-        }
 
     def draw(self, n: int, seed: int) -> Examples:
         """Independent points x (n, 2), float32, with their modes y (n,), int64."""

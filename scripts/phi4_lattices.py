@@ -27,6 +27,7 @@ LAM = {6: 6.975, 8: 6.008, 10: 5.550, 12: 5.276, 14: 5.113}
 OTHERS = {6: 0.510, 8: 0.475, 10: 0.431, 12: 0.293, 14: 0.264}
 LEARNING_RATE = 0.01  # up to L = 8; a layer adds up over the lattice, so beyond its steps fall as 1 / L^2
 EPOCHS = 3
+STEPS, BATCH_SIZE = 2000, 128  # the path gradient is of little noise, so that more steps of fewer samples learn more
 SEED = 0
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 PAIRS = ("chi_2", "phi_squared")
@@ -36,9 +37,9 @@ HEADER = """\
 # phi^4 on growing lattices
 
 S = sum phi (-laplace) phi + m2 phi^2 + lam phi^4 with m2 = -4: couplings that keep the box four correlation lengths wide. Every
-run: the recipe `lattice-phi4` with the row's lattice and lam, {epochs} epochs of 500 batches of 512, step size .01, or
-.01 (8 / L)^2 beyond L = 8, seed {seed}, one thread. ESS and acceptance are of {samples:,} proposals; errors by autocorrelation
-times, HMC's beside. Acceptance elsewhere is FlowLattice's re-run of the notebook of arXiv:2101.08176. Written by
+run: the recipe `lattice-phi4` with the row's lattice and lam, {epochs} epochs of {steps} batches of {batch_size}, step size
+.01, or .01 (8 / L)^2 beyond L = 8, seed {seed}, one thread. ESS and acceptance are of {samples:,} proposals; errors by
+autocorrelation times, HMC's beside. Acceptance elsewhere is FlowLattice's re-run of the notebook of arXiv:2101.08176. Written by
 `scripts/phi4_lattices.py`.
 
 | L | lam | acceptance | elsewhere | ESS | tau | chi_2 | chi_2, HMC | phi^2 | phi^2, HMC | length, HMC's | training |
@@ -64,7 +65,8 @@ def train(size: int) -> None:
     where.mkdir(parents=True, exist_ok=True)
     settings = [
         "--model.lattice_shape", f"[{size}, {size}]", "--model.lam", str(LAM[size]), "--seed", str(SEED),
-        "--trainer.max_epochs", str(EPOCHS), "--model.learning_rate", f"{LEARNING_RATE * min(1, (8 / size) ** 2):.4g}",
+        "--trainer.max_epochs", str(EPOCHS), "--data.steps", str(STEPS), "--data.batch_size", str(BATCH_SIZE),
+        "--model.learning_rate", f"{LEARNING_RATE * min(1, (8 / size) ** 2):.4g}",
     ]  # fmt: skip
     for command in (["lattice-phi4", *settings], ["test", "lattice-phi4"]):
         with open(where / "log.txt", "a") as log:
@@ -96,7 +98,8 @@ def main() -> None:
             record[str(size)] = measured(size)
             RECORD.write_text(json.dumps(record, indent=1) + "\n")
         known = {size: record[str(size)] for size in LAM if str(size) in record}
-        header = HEADER.format(epochs=EPOCHS, seed=SEED, samples=int(next(iter(known.values()))["samples"]))
+        samples = int(next(iter(known.values()))["samples"])
+        header = HEADER.format(epochs=EPOCHS, steps=STEPS, batch_size=BATCH_SIZE, seed=SEED, samples=samples)
         TARGET.write_text(header + "".join(line(*row) for row in known.items()))
 
 

@@ -10,6 +10,7 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+from training import Losses, trainer
 
 import dlkit
 from datamodules import CharText, CoNLLU, NoData, Palindromes, ParallelText
@@ -41,14 +42,6 @@ every_method = pytest.mark.parametrize("name", METHODS)
 OF_SEQUENCES = [name for name in METHODS if name != "lattice"]
 
 
-class Losses(L.Callback):
-    def __init__(self):
-        self.values = []
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        self.values.append(outputs["loss"].item())
-
-
 class Stop(L.Callback):
     """Raises after a given step, as a kill would."""
 
@@ -60,18 +53,15 @@ class Stop(L.Callback):
             raise KeyError("stopped")
 
 
-def trainer(**more):
-    settings = {"logger": False, "enable_checkpointing": False, "limit_val_batches": 0, "max_steps": STEPS, **more}
-    return L.Trainer(
-        accelerator="cpu", enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, **settings
-    )
+def short_trainer(**more):
+    return trainer(**{"limit_val_batches": 0, "max_steps": STEPS, **more})
 
 
 @every_method
 def test_a_raw_loop_and_the_trainer_give_the_same_losses(name):
     data, seen = DATA[name](), Losses()
     L.seed_everything(1, verbose=False)
-    trainer(callbacks=[seen]).fit(METHODS[name](data, dropout=0.3), datamodule=data)
+    short_trainer(callbacks=[seen]).fit(METHODS[name](data, dropout=0.3), datamodule=data)
 
     L.seed_everything(1, verbose=False)
     method, raw = METHODS[name](data, dropout=0.3), []
@@ -112,7 +102,7 @@ def test_one_batch_is_overfitted_and_every_parameter_gets_a_gradient(name):
 def test_a_checkpoint_is_self_contained_and_holds_plain_data(name, tmp_path):
     data = DATA[name]()
     method = METHODS[name](data)
-    run = trainer()
+    run = short_trainer()
     run.fit(method, datamodule=data)
     run.save_checkpoint(tmp_path / "a.ckpt", weights_only=False)
     found = dlkit.load(tmp_path / "a.ckpt")
@@ -128,7 +118,7 @@ def test_a_checkpoint_is_self_contained_and_holds_plain_data(name, tmp_path):
 def test_bf16_mixed_trains_with_finite_losses(name):
     data, seen = DATA[name](), Losses()
     method = METHODS[name](data)
-    trainer(precision="bf16-mixed", callbacks=[seen], max_steps=20, limit_val_batches=1).fit(method, datamodule=data)
+    short_trainer(precision="bf16-mixed", callbacks=[seen], max_steps=20, limit_val_batches=1).fit(method, datamodule=data)
     assert torch.tensor(seen.values).isfinite().all()
     assert all(parameter.isfinite().all() and parameter.dtype == torch.float32 for parameter in method.parameters())
 
@@ -137,7 +127,7 @@ def resumable(name, root, callbacks=(), resume=False):
     L.seed_everything(5, verbose=False)
     data = DATA[name]()
     method = METHODS[name](data, dropout=0.3)
-    run = trainer(
+    run = short_trainer(
         logger=TensorBoardLogger(root, version=0), enable_checkpointing=True, max_epochs=2, limit_train_batches=STEPS,
         max_steps=-1, limit_val_batches=2, callbacks=[Checkpoints(every_n_seconds=0), RandomState(), *callbacks],
     )  # fmt: skip
@@ -163,6 +153,7 @@ import sys, warnings
 warnings.simplefilter("ignore")
 import lightning as L, torch
 sys.path.insert(0, sys.argv[1])
+sys.path.append(f"{sys.argv[1]}/..")  # last: tests/datamodules must not pass for datamodules
 from test_mechanics import DATA, METHODS
 from dlkit.callbacks import RandomState
 

@@ -6,6 +6,7 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
+from training import Losses, trainer
 
 import dlkit
 from datamodules import Digits
@@ -29,27 +30,6 @@ METHODS = {
     "categorical-vae": lambda: dlkit.VAE((1, 8, 8), 4, hidden_dims=(16,), likelihood="categorical", num_levels=17),
 }
 every_method = pytest.mark.parametrize("name", METHODS)
-
-
-def trainer(**arguments):
-    settings = {
-        "accelerator": "cpu",
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "num_sanity_val_steps": 0,
-        **arguments,
-    }
-    return L.Trainer(**settings)
-
-
-class Losses(L.Callback):
-    def __init__(self):
-        self.values = []
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        self.values.append(outputs["loss"].item())
 
 
 @every_method

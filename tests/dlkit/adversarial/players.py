@@ -5,6 +5,7 @@ from __future__ import annotations
 import lightning as L
 import pytest
 import torch
+import training
 
 import dlkit
 from datamodules import Digits, Gaussians
@@ -38,17 +39,7 @@ def data_for(method, batch_size=128):
 
 
 def trainer(**arguments):
-    settings = {
-        "accelerator": "cpu",
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "num_sanity_val_steps": 0,
-        "limit_val_batches": 0,
-        **arguments,
-    }
-    return L.Trainer(**settings)
+    return training.trainer(**{"limit_val_batches": 0, **arguments})
 
 
 def fit(method, batch_size=128, **arguments):
