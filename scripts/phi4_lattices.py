@@ -39,7 +39,7 @@ HEADER = """\
 S = sum phi (-laplace) phi + m2 phi^2 + lam phi^4 with m2 = -4: couplings that keep the box four correlation lengths wide. Every
 run: the recipe `lattice-phi4` with the row's lattice and lam, {epochs} epochs of {steps} batches of {batch_size}, step size
 .01, or .01 (8 / L)^2 beyond L = 8, seed {seed}, one thread. ESS and acceptance are of {samples:,} proposals; errors by
-autocorrelation times, HMC's beside. Acceptance elsewhere is FlowLattice's re-run of the notebook of arXiv:2101.08176. Written by
+autocorrelation times, HMC's beside. Acceptance elsewhere: FlowLattice's re-run of the notebook of arXiv:2101.08176. Written by
 `scripts/phi4_lattices.py`.
 
 | L | lam | acceptance | elsewhere | ESS | tau | chi_2 | chi_2, HMC | phi^2 | phi^2, HMC | length, HMC's | training |

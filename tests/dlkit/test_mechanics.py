@@ -153,7 +153,6 @@ import sys, warnings
 warnings.simplefilter("ignore")
 import lightning as L, torch
 sys.path.insert(0, sys.argv[1])
-sys.path.append(f"{sys.argv[1]}/..")  # last: tests/datamodules must not pass for datamodules
 from test_mechanics import DATA, METHODS
 from dlkit.callbacks import RandomState
 
