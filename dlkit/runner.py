@@ -7,6 +7,7 @@ import inspect
 import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,8 @@ def check_fields(classes: dict[str, type], config: dict[str, Any], arguments: li
             content = content.get("init_args", {})
             if content is None:
                 raise CommandLineError(f"{section}.init_args is empty\nleave the line out, or give settings below it")
+            if f"--{section}" in given:  # another class takes of the file's settings those that it has too
+                content = {field: value for field, value in content.items() if field in fields[section]}
         if isinstance(content, dict):
             given += [f"--{section}.{field}" for field in content]
         elif section not in SETTINGS:
@@ -132,7 +135,7 @@ class DlkitCLI(LightningCLI):
         parser.add_lightning_class_args(Checkpoints, "checkpoint")
         parser.add_lightning_class_args(Pictures, "pictures")
         for field in self.linked:
-            parser.link_arguments(f"data.{field}", f"model.init_args.{field}", apply_on="instantiate")
+            parser.link_arguments("data", f"model.init_args.{field}", compute_fn=property_of(field), apply_on="instantiate")
         parser.link_arguments("data", "pictures.class_names", compute_fn=class_names, apply_on="instantiate")
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
@@ -154,6 +157,17 @@ class DlkitCLI(LightningCLI):
         if config["enable_progress_bar"] is not False:
             kwargs["callbacks"].append(Progress())
         return super().instantiate_trainer(**kwargs)
+
+
+def property_of(field: str) -> Callable[[L.LightningDataModule], Any]:
+    """What reads a linked property of the data."""
+
+    def read(data: L.LightningDataModule) -> Any:
+        if not hasattr(data, field):
+            raise ValueError(f"the method needs to know {field}, which {type(data).__name__} does not have: choose other data")
+        return getattr(data, field)
+
+    return read
 
 
 def class_names(data: L.LightningDataModule) -> tuple[str, ...]:
@@ -239,8 +253,8 @@ def run(
 
 def innermost(message: str) -> str:
     """What a constructor said, without the parser's account of the types it tried around it."""
-    found = re.search(r"Errors:\s+- (.+?)\s+- Expected an? ", message, re.DOTALL)
-    return found.group(1) if found else message
+    found = re.search(r"Errors:\s+- (.+?)\s+- Expected an? |^Call to compute_fn of .+? failed: (.+)", message, re.DOTALL)
+    return found.group(1) or found.group(2) if found else message
 
 
 def finished(saved: dict[str, Any], trainer: L.Trainer) -> bool:

@@ -156,6 +156,7 @@ MISTAKES = {
     "wrong choice": (("vae-digits", "--model.network", "foo"), 2, "--model.network cannot be foo", "'conv'"),
     "wrong kind in a union": (("gaussian-vae-digits", "--model.sigma", "big"), 2, "--model.sigma cannot be big", "float"),
     "a linked field": (("vae-digits", "--model.data_shape", "[3]"), 2, "taken from the data", "--data"),
+    "data of another kind": (("vae-digits", "--data", "datamodules.NoData"), 1, "which NoData does not", "other data"),
     "no such file": (("--config", "nope.yaml"), 2, "no file nope.yaml", "--config"),
     "no such class": (("vae-digits", "--model", "dlkit.VEA"), 2, "dlkit.VEA", "package.module.Class"),
     "a class of another kind": (("vae-digits", "--model", "datamodules.Digits"), 2, "datamodules.Digits", "Method"),
