@@ -80,14 +80,7 @@ class TargetData(ColumnData):
         if not self.num_targets:
             return []
         self.setup()
-        y = self.splits["train"]["y"]
-        columns = (y.values if isinstance(y, Ragged) else y).double().unbind(1)
-        found = [column[~column.isnan()] for column in columns]
-        for number, known in enumerate(found):
-            if not len(known):
-                name = self.target_names[number] if self.target_names else str(number)
-                raise ValueError(f"the training part has no value of target {name}: drop the target, or look at the data")
-        return found
+        return known_values(self.splits["train"]["y"], self.target_names)
 
     def trivial_baselines(self) -> dict[str, float]:
         """What the most frequent class, or the training part's mean, scores in the test part."""
@@ -98,6 +91,25 @@ class TargetData(ColumnData):
             return {"majority": float(y.bincount().max() / len(y))}
         error = y.double() - torch.tensor(self.target_mean, dtype=torch.float64)
         return {"rmse_of_the_mean": float(error.square().nanmean(0).sqrt().mean())}
+
+
+def known_values(y: Tensor | Ragged, names: tuple[str, ...] = ()) -> list[Tensor]:
+    """What a part knows of each target, float64.
+
+    Args:
+        y: (n, targets), or `Ragged` of as many targets, NaN where one is missing.
+        names: of the targets.
+
+    Raises:
+        ValueError: nothing is known of a target.
+    """
+    columns = (y.values if isinstance(y, Ragged) else y).double().unbind(1)
+    found = [column[~column.isnan()] for column in columns]
+    for number, known in enumerate(found):
+        if not len(known):
+            name = names[number] if names else str(number)
+            raise ValueError(f"the training part has no value of target {name}: drop the target, or look at the data")
+    return found
 
 
 def select(part: Columns, rows: Tensor) -> Columns:

@@ -38,8 +38,10 @@ class Ragged:
 
     def __getitem__(self, rows: Tensor) -> Ragged:
         """Some of the sequences: (n,), int64."""
-        index, real = self.index(rows)
-        return Ragged(self.values[index[real]], self.lengths[rows])
+        lengths = self.lengths[rows]
+        # Not by `index`: one long sequence among many short ones would make it as wide as the long one.
+        begin = self.starts[rows] - (lengths.cumsum(0) - lengths)
+        return Ragged(self.values[torch.arange(int(lengths.sum())) + torch.repeat_interleave(begin, lengths)], lengths)
 
     def index(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Where each step of some sequences lies in `values`, and which are real: (n, width), int64 and bool."""

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from datamodules.columns import Columns, TargetData
+from datamodules.columns import Columns, TargetData, known_values
+from datamodules.graph_checks import check_graphs
 from datamodules.loader import Loader
 from datamodules.ragged import Ragged
 from dlkit.batches import Graphs, Sets
@@ -26,10 +27,12 @@ class SetData(TargetData):
 
     Attributes:
         data_shape: the shape of one member.
+        vocab_size: how many tokens there are, where members are tokens; None where they are not.
         num_classes, class_names, num_targets, target_names: see `TargetData`.
     """
 
     data_shape: tuple[int, ...]
+    vocab_size: int | None = None
 
     def collate(self, part: Columns, rows: Tensor) -> Any:
         x: Ragged = part["x"][rows]
@@ -39,6 +42,9 @@ class SetData(TargetData):
     def members(self, values: Tensor) -> Tensor:
         """Members as they lie in memory to what methods are given: whole numbers to int64 here."""
         return values if values.is_floating_point() else values.long()
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return self.prepare(batch, training=self.trainer is not None and self.trainer.training)
 
     def serve(self, part: Columns, shuffle: bool, seed: int) -> Loader:
         return Loader(len(part["y"]), lambda rows: self.collate(part, rows), self.batch_size, shuffle, seed)
@@ -56,6 +62,9 @@ class GraphData(TargetData):
         batch_size: graphs a batch and device.
         val_size, split_seed: see `ColumnData`.
 
+    Raises:
+        ValueError: at setup, for graphs that `check_graphs` refuses, or a target of which the training part has no value.
+
     Attributes:
         node_features, edge_features, graph_features: how many of each.
         num_classes, class_names, num_targets, target_names: see `TargetData`.
@@ -64,6 +73,22 @@ class GraphData(TargetData):
     node_features: int
     edge_features: int = 0
     graph_features: int = 0
+
+    def divide(self, parts: dict[str, Columns]) -> dict[str, Columns]:
+        """The loaded parts with "val" taken out of "train", checked."""
+        for name, part in parts.items():
+            try:
+                self.check(part)
+            except ValueError as error:
+                raise ValueError(f"{name} part: {error}") from error
+        parts = super().divide(parts)
+        if self.num_targets:
+            known_values(parts["train"]["y"], self.target_names)
+        return parts
+
+    def check(self, part: Columns) -> None:
+        """Raises ValueError for graphs that no method could use; see `check_graphs`."""
+        check_graphs(part, self.node_features, self.edge_features, self.graph_features)
 
     def collate(self, part: Columns, rows: Tensor) -> Any:
         x, edges, y = part["x"][rows], part["edges"][rows], part["y"][rows]

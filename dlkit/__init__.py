@@ -21,11 +21,16 @@ if TYPE_CHECKING:
     from dlkit.errors import CollapseError, NonFiniteError
     from dlkit.flows.flow import Flow
     from dlkit.flows.lattice import LatticeFlow
+    from dlkit.graphs.interaction import InteractionNetwork
+    from dlkit.graphs.mpnn import MPNN
     from dlkit.method import Method, load
     from dlkit.sequences.classifier import SequenceClassifier
     from dlkit.sequences.language_model import LanguageModel
     from dlkit.sequences.tagger import SequenceTagger
     from dlkit.sequences.translator import Translator
+    from dlkit.sets.attention_mil import AttentionMIL
+    from dlkit.sets.deep_sets import DeepSets
+    from dlkit.sets.set_rnn import SetRNN
 
 __version__ = "0.1.0"
 
@@ -58,21 +63,30 @@ EXPORTS = {
     "Translator": "dlkit.sequences.translator",
     "Flow": "dlkit.flows.flow",
     "LatticeFlow": "dlkit.flows.lattice",
+    "MPNN": "dlkit.graphs.mpnn",
+    "InteractionNetwork": "dlkit.graphs.interaction",
+    "DeepSets": "dlkit.sets.deep_sets",
+    "SetRNN": "dlkit.sets.set_rnn",
+    "AttentionMIL": "dlkit.sets.attention_mil",
 }
 
 __all__ = [
     "GAN",
+    "MPNN",
     "VAE",
     "WGAN",
     "AdversarialMethod",
+    "AttentionMIL",
     "Autoencoder",
     "Classifier",
     "CollapseError",
+    "DeepSets",
     "DenoisingAutoencoder",
     "Draws",
     "Examples",
     "Flow",
     "Graphs",
+    "InteractionNetwork",
     "LanguageModel",
     "LatticeFlow",
     "Method",
@@ -83,6 +97,7 @@ __all__ = [
     "SequenceClassifier",
     "SequenceTagger",
     "Sequences",
+    "SetRNN",
     "Sets",
     "TaggedWords",
     "TextWindows",

@@ -128,6 +128,29 @@ def owners(ptr: Tensor, total: int) -> Tensor:
     return torch.repeat_interleave(ptr.diff(), output_size=total)
 
 
+def padded(values: Tensor, ptr: Tensor) -> tuple[Tensor, Tensor]:
+    """Groups side by side, filled up with zeros to the largest of them.
+
+    Args:
+        values: (total, *shape), the members of all groups one behind the other.
+        ptr: (groups + 1,), int64, their bounds.
+
+    Returns:
+        (groups, width, *shape), and which members are real, (groups, width), bool.
+    """
+    sizes = ptr.diff()
+    places = torch.arange(int(sizes.max()) if len(sizes) else 0, device=values.device)
+    real = places < sizes.unsqueeze(1)
+    side_by_side = values.new_zeros(*real.shape, *values.shape[1:])
+    side_by_side[real] = values
+    return side_by_side, real
+
+
+def flat(values: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+    """The inverse: (groups, width, *shape) and (groups, width), which may leave gaps -> (total, *shape), (groups + 1,)."""
+    return values[real], torch.nn.functional.pad(real.sum(1).cumsum(0), (1, 0))
+
+
 class Particles(NamedTuple):
     """Systems of as many particles each, at two times.
 

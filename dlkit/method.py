@@ -101,12 +101,14 @@ class Method(L.LightningModule):
         learning_rate: step size of the default optimizer, Adam.
         schedule: "constant", or "linear" or "cosine" to zero over the whole run (Loshchilov and Hutter 2017,
             arXiv:1608.03983, without restarts).
+        weight_decay: of the default optimizer, which adds so many times the parameters to their gradients.
         compiled_networks: the networks that gain from `--compile`, by attribute name.
     """
 
     compiled_networks: tuple[str, ...] = ()
     learning_rate: float = 1e-3
     schedule: Schedule = "constant"
+    weight_decay: float = 0.0
 
     def __init__(self) -> None:
         super().__init__()
@@ -178,7 +180,7 @@ class Method(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Adam with the method's schedule."""
-        optimizer = adam(self.parameters(), self.learning_rate)
+        optimizer = adam(self.parameters(), self.learning_rate, weight_decay=self.weight_decay)
         scheduler = self.build_scheduler(optimizer)
         if scheduler is None:
             return optimizer
@@ -302,10 +304,13 @@ def load(path: str | Path, map_location: Any = "cpu") -> Any:
 
 
 def adam(
-    parameters: Iterable[torch.nn.Parameter], learning_rate: float, betas: tuple[float, float] = (0.9, 0.999)
+    parameters: Iterable[torch.nn.Parameter],
+    learning_rate: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    weight_decay: float = 0.0,
 ) -> torch.optim.Adam:
     """Adam (Kingma and Ba 2015, arXiv:1412.6980) in its fused form, with which gradients can be clipped in every precision."""
-    optimizer = torch.optim.Adam(parameters, lr=learning_rate, betas=betas, fused=True)
+    optimizer = torch.optim.Adam(parameters, lr=learning_rate, betas=betas, weight_decay=weight_decay, fused=True)
     # A fused optimizer offers to take float16's loss scale out of the gradients itself. Lightning then refuses to clip them in
     # any mixed precision, bfloat16's too, which has no scale. Without the offer they are unscaled before they are clipped.
     optimizer._step_supports_amp_scaling = False  # pyright: ignore[reportAttributeAccessIssue]

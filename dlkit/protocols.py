@@ -10,6 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from dlkit.batches import Particles
+
 
 @runtime_checkable
 class Samples(Protocol):
@@ -246,6 +248,87 @@ class MeasuresByLength(Protocol):
         ...
 
 
+@runtime_checkable
+class WeighsInstances(Protocol):
+    """Classifies bags of instances, and tells how much each of them counts: `ptr`, (bags + 1,), has the bounds of bags in x."""
+
+    data_shape: tuple[int, ...]
+
+    def classify(self, x: Tensor, ptr: Tensor) -> Tensor:
+        """(instances, *data_shape) -> probabilities of a negative and of a positive bag, (bags, 2)."""
+        ...
+
+    def attention(self, x: Tensor, ptr: Tensor) -> Tensor:
+        """-> (instances,), which sum to one in each bag."""
+        ...
+
+    def rescaled_attention(self, x: Tensor, ptr: Tensor) -> Tensor:
+        """-> the same from 0 to 1 in each bag, (instances,)."""
+        ...
+
+
+@runtime_checkable
+class PredictsPositions(Protocol):
+    """Tells where the particles of a system will be."""
+
+    def predict_positions(self, positions: Tensor, velocities: Tensor, charges: Tensor) -> Tensor:
+        """Two (batch, particles, dimensions) and (batch, particles) -> positions later."""
+        ...
+
+
+@runtime_checkable
+class PredictsFromSets(Protocol):
+    """Predicts something of sets; `ptr`, (sets + 1,), has their bounds in x, (members, *data_shape)."""
+
+    task: str
+    data_shape: tuple[int, ...]
+
+    def predict(self, x: Tensor, ptr: Tensor) -> Tensor:
+        """Targets, (sets, targets), or probabilities of "classification", (sets, classes), and of "outlier", (members,)."""
+        ...
+
+
+@runtime_checkable
+class AddsMembers(PredictsFromSets, Protocol):
+    """Predicts the sum of what it takes the members for; `additive` says whether this one does."""
+
+    additive: bool
+
+    def contributions(self, x: Tensor, ptr: Tensor) -> Tensor:
+        """What each member adds: (members, targets)."""
+        ...
+
+
+@runtime_checkable
+class PredictsTargets(Protocol):
+    """Predicts targets, or the probabilities of classes, from batches that have them in `y`.
+
+    Attributes:
+        task: "regression", "classification" or another.
+        target_names: of each target of a regression, with its unit.
+    """
+
+    task: str
+    target_names: tuple[str, ...]
+
+    def __call__(self, batch: Any) -> Tensor:
+        """(examples, outputs)."""
+        ...
+
+    def predictions(self, outputs: Tensor) -> Tensor:
+        """-> targets in their units, (examples, targets), or probabilities, (examples, classes)."""
+        ...
+
+
+@runtime_checkable
+class MeasuresBySize(Protocol):
+    """Knows after a pass of evaluation how it does with sets of each size."""
+
+    def by_size(self) -> dict[str, Tensor]:
+        """`size`, and `accuracy`, or `mae` and perhaps `exact`, (sizes,) each."""
+        ...
+
+
 # What data knows of itself -------------------------------------------------------------------------------------------
 
 
@@ -273,6 +356,17 @@ class KnownDensity(Protocol):
     def log_density(self, x: Tensor) -> Tensor:
         """(n, *data_shape) -> log p(x), (n,), nats."""
         ...
+
+
+@runtime_checkable
+class KnownMolecules(Protocol):
+    """A datamodule of molecules.
+
+    Attributes:
+        smiles: the SMILES strings of each part, in the order of its batches in evaluation.
+    """
+
+    smiles: dict[str, tuple[str, ...]]
 
 
 @runtime_checkable
@@ -304,3 +398,19 @@ class StackedPictures(Protocol):
     def single(self) -> Any:
         """The datamodule of one channel."""
         ...
+
+
+@runtime_checkable
+class FollowsParticles(Protocol):
+    """A datamodule of particles whose way it knows."""
+
+    def trajectory(self, batch: Particles, frames: int) -> Tensor:
+        """(batch, frames + 1, particles, dimensions), from the positions given to those to be foretold."""
+        ...
+
+
+@runtime_checkable
+class TrainedOnSizes(Protocol):
+    """A datamodule of sets that knows how large its training sets are at most."""
+
+    max_size: int

@@ -38,18 +38,21 @@ class Supervised(Method):
         objective: of "regression", "mse" or "mae".
 
     Attributes:
+        tasks: which there are; a subclass that adds one of its own gives that one's loss and measures.
         num_outputs: how many numbers the network gives for an example.
 
     Raises:
         ValueError: an unknown task, no targets or classes, as many means as there are no targets.
     """
 
+    tasks: tuple[str, ...] = ("regression", "classification")
+    target_names: tuple[str, ...] = ()
     target_mean: Tensor
     target_std: Tensor
 
     def __init__(
         self,
-        task: Task,
+        task: str,
         num_targets: int,
         num_classes: int | None,
         target_mean: tuple[float, ...] = (),
@@ -58,11 +61,11 @@ class Supervised(Method):
         objective: Objective = "mse",
     ) -> None:
         super().__init__()
-        if task not in ("regression", "classification"):
-            raise ValueError(f"unknown task {task!r}: use 'regression' or 'classification'")
+        if task not in self.tasks:
+            raise ValueError(f"unknown task {task!r}: use {' or '.join(map(repr, self.tasks))}")
         if objective not in ("mse", "mae"):
             raise ValueError(f"unknown objective {objective!r}: use 'mse' or 'mae'")
-        self.task: Task = task
+        self.task = task
         self.objective: Objective = objective
         self.num_classes = num_classes
         if task == "classification":
@@ -72,6 +75,7 @@ class Supervised(Method):
             self.accuracy = MulticlassAccuracy(num_classes, average="micro")
             if num_classes == 2:
                 self.auc = BinaryAUROC()
+        if task != "regression":
             return
         if num_targets < 1:
             raise ValueError(f"num_targets={num_targets}: a regression needs data with at least 1 target")
@@ -130,7 +134,17 @@ class Supervised(Method):
         outputs = self(batch)
         y = self.check_targets(batch.y, len(outputs))
         self.record(stage, {"loss": self.loss_of(outputs, y)[0]}, batch)
-        predicted = self.predictions(outputs)
+        self.measure(stage, self.predictions(outputs), y, batch)
+
+    def measure(self, stage: str, predicted: Tensor, y: Tensor, batch: Any) -> None:
+        """Adds a batch to the measures of an evaluation; override it to measure more.
+
+        Args:
+            stage: "val" or "test".
+            predicted: as `predictions` gives it.
+            y: as `check_targets` gives it.
+            batch: what they belong to.
+        """
         if self.task == "regression":
             self.errors.update(predicted, y)
             return

@@ -1,11 +1,11 @@
 """Measures dlkit against hand-written PyTorch loops and against its peers, in one process, in turn, by medians.
 
-    python scripts/benchmark.py [latent] [adversarial] [sequences] [flows] [--repeats 7] [--threads 1] [--steps N] [--json FILE]
+    python scripts/benchmark.py [SECTION ...] [--repeats 7] [--threads 1] [--steps N] [--json FILE]
 
 latent: variational autoencoders against a plain loop and pythae. adversarial: GAN and WGAN against a plain loop, torchgan and
 the loops of PyTorch-GAN. sequences: a language model against a bare loop, a translator against Joey NMT, and beam search for
-many sentences at once. flows: normalizing flows against zuko, nflows, normflows and a plain loop. The files in benchmarks/ say
-what is compared with what; without a section all are measured.
+many sentences at once. flows: normalizing flows against zuko, nflows, normflows and a plain loop. graphs: message passing
+against torch_geometric's layers. The files in benchmarks/ say what is compared with what; without a section all are measured.
 
 Times depend on the machine and on its load; the ratios much less, because the rivals take turns. On a machine that others use,
 --threads 1 gives steadier ratios: threads that wait for each other lose their time slices. A rival that is not installed is
@@ -22,12 +22,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from benchmarks import adversarial, flows, latent, sequences
+from benchmarks import adversarial, flows, graphs, latent, sequences
 from benchmarks.timing import Row, show, show_header
 
 from dlkit.evaluation import silence_nags
 
-SECTIONS = ("latent", "adversarial", "sequences", "flows")
+SECTIONS = ("latent", "adversarial", "sequences", "flows", "graphs")
 
 
 def main() -> None:
@@ -57,6 +57,7 @@ def main() -> None:
         "adversarial": lambda: adversarial.rows(arguments.repeats, arguments.steps),
         "sequences": lambda: sequences.rows(arguments.repeats, arguments.steps),
         "flows": lambda: flows.rows(arguments.repeats, arguments.steps),
+        "graphs": lambda: graphs.rows(arguments.repeats, arguments.steps),
     }
     rows: list[Row] = []
     for section in sections:

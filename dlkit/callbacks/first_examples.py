@@ -17,11 +17,11 @@ class FirstBatches(L.Callback):
 
     Attributes:
         most: examples.
-        kind: of batch, one of `dlkit.batches`.
+        kind: of batch, one of `dlkit.batches`, or several.
     """
 
     most: int
-    kind: type
+    kind: type | tuple[type, ...]
 
     def __init__(self) -> None:
         self.seen: list[Any] = []

@@ -37,3 +37,19 @@ def segment_softmax(scores: Tensor, index: Tensor, number: int) -> Tensor:
     greatest = segment_max(scores.detach(), index, number)
     raised = (scores - greatest[index]).exp()
     return raised / segment_sum(raised, index, number)[index]
+
+
+def segment_log_softmax(scores: Tensor, index: Tensor, number: int) -> Tensor:
+    """The logarithms of those weights: (members,) -> (members,)."""
+    shifted = scores - segment_max(scores.detach(), index, number)[index]
+    return shifted - segment_sum(shifted.exp(), index, number).log()[index]
+
+
+def segment_argmax(values: Tensor, index: Tensor, number: int) -> Tensor:
+    """Which member is each segment's greatest, the first of equal ones, counted through all: (members,) -> (number,), int64.
+
+    Of a segment without members it is 0.
+    """
+    places = torch.arange(len(values), device=values.device)
+    others = torch.where(values == segment_max(values, index, number)[index], places, len(values))
+    return places.new_zeros(number).scatter_reduce(0, index, others, "amin", include_self=False)

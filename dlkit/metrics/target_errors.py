@@ -28,9 +28,10 @@ class TargetErrors(Metric):
         """Predictions and targets, NaN where one is missing: (batch, targets) each, in the same units."""
         known = ~y.isnan()
         error = torch.where(known, predicted.double() - y.double(), 0.0)
-        self.absolute += error.abs().sum(0)
-        self.squared += error.square().sum(0)
-        self.known += known.sum(0)
+        # Not in place: after a pass in inference mode the sums are tensors that nothing else may write to.
+        self.absolute = self.absolute + error.abs().sum(0)
+        self.squared = self.squared + error.square().sum(0)
+        self.known = self.known + known.sum(0)
 
     def compute(self) -> dict[str, Tensor]:
         """`mae` and `rmse`, (targets,) each; NaN for a target that no example had."""

@@ -162,7 +162,7 @@ def convolutions(channels: int, width: int, out_channels: int) -> nn.Sequential:
         nn.ReLU(),
         nn.Conv2d(width, out_channels, 3, padding=1),
     )
-    return zero_last(layers).to(memory_format=torch.channels_last)
+    return zero_last(layers).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
 class Glow(Transform):

@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from training import Losses, trainer
 
 import dlkit
-from datamodules import CharText, CoNLLU, NoData, Palindromes, ParallelText
+from datamodules import Bags, CharText, CoNLLU, NoData, Palindromes, ParallelText
 from dlkit.callbacks import Checkpoints, RandomState
 
 STEPS = 3
@@ -22,6 +22,7 @@ DATA = {
     "tagger": lambda: CoNLLU(batch_size=64),
     "language-model": lambda: CharText(window=20, batch_size=16),
     "translator": lambda: ParallelText(batch_size=64),
+    "bags": lambda: Bags(batch_size=16, validate=True),
     "lattice": lambda: NoData(steps=6, batch_size=32, val_size=32),
 }
 METHODS = {
@@ -36,6 +37,7 @@ METHODS = {
         data.source_vocab_size, data.target_vocab_size, data.source_vocabulary, data.target_vocabulary, embedding_dim=8,
         hidden_size=8, **more,
     ),
+    "bags": lambda data, **more: dlkit.AttentionMIL(data.data_shape, embedding_dim=8, attention_dim=4, **more),
     "lattice": lambda data, **more: dlkit.LatticeFlow((4, 4), num_layers=2, channels=(4,), schedule="constant"),
 }  # fmt: skip
 every_method = pytest.mark.parametrize("name", METHODS)

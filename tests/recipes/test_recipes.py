@@ -24,7 +24,9 @@ def test_the_recipes_are_there():
         "stacked-digits-gan", "stacked-digits-rpgan", "stacked-mnist-rpgan", "sngan-cifar10", "palindromes-rnn",
         "palindromes-gru", "palindromes-lstm", "trec-lstm", "ud-english-tagger", "shakespeare-lstm", "dates-translator",
         "multi30k-de-en", "multi30k-de-en-no-attention", "flow-moons", "conditional-flow-moons", "flow-checkerboard",
-        "spline-checkerboard", "realnvp-digits", "maf-digits", "glow-mnist", "lattice-free", "lattice-phi4", "lattice-u1",
+        "spline-checkerboard", "realnvp-digits", "maf-digits", "glow-mnist", "glow-mnist-long", "lattice-free", "lattice-phi4",
+        "lattice-u1", "digit-bags-attention", "digit-bags-attention-50", "digit-bags-instance-max", "digit-sum",
+        "digit-sum-lstm", "mpnn-rings", "musk1-attention", "nbody-egnn", "nbody-mpnn", "set-outliers",
     }  # fmt: skip
 
 
@@ -61,8 +63,10 @@ def test_a_recipe_trains_and_is_tested_for_a_step(name, tmp_path, monkeypatch, c
         "datamodules.Palindromes",
         "datamodules.Density2D",
         "datamodules.NoData",
+        "datamodules.Rings",
+        "datamodules.ChargedParticles",
     )
-    generated = ("stacked-digits", "sngan", "dates")
+    generated = ("stacked-digits", "sngan", "dates", "digit-sum", "set-outliers")
     if (
         recipe_classes(recipes()[name])["data"] not in embedded
         and not name.startswith(generated)
@@ -83,6 +87,12 @@ def test_a_recipe_trains_and_is_tested_for_a_step(name, tmp_path, monkeypatch, c
     monkeypatch.setattr(ParallelText, "pairs", lambda self, split: tuple(texts[:20] for texts in self.texts[split]))
     if "vae" in name:
         quick += ["--model.test_samples", "2"]
+    if name.startswith("nbody"):
+        quick += ["--data.num_train", "100", "--data.num_val", "20", "--data.num_test", "20", "--data.start", "3"]
+        quick += ["--data.steps", "5"]
+    if name == "mpnn-qm9":
+        # As of sngan-cifar10: QM9 is large, and tests/datamodules/test_quantum.py says that it is read.
+        quick += ["--data", "datamodules.QM7"]
     if name == "sngan-cifar10":
         # Its data is not in the folder of test data; that it reads such files is tests/datamodules/test_cifar.py's matter.
         quick += ["--model.width", "8", "--trainer.max_steps", "-1", "--data", "datamodules.Digits"]
