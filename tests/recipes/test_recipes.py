@@ -87,7 +87,12 @@ def test_a_recipe_trains_and_is_tested_for_a_step(name, tmp_path, monkeypatch, c
     monkeypatch.setattr(ParallelText, "pairs", lambda self, split: tuple(texts[:20] for texts in self.texts[split]))
     if "vae" in name:
         quick += ["--model.test_samples", "2"]
+    if name.startswith("glow"):
+        quick += ["--model.num_layers", "2"]
+    if name.startswith("digit-sum"):
+        quick += ["--trainer.limit_test_batches", "1.0"]  # sets of all sizes
     if name.startswith("nbody"):
+        monkeypatch.setattr("dlkit.callbacks.trajectories.FRAMES", 2)
         quick += ["--data.num_train", "100", "--data.num_val", "20", "--data.num_test", "20", "--data.start", "3"]
         quick += ["--data.steps", "5"]
     if name == "mpnn-qm9":
