@@ -57,7 +57,7 @@ def test_an_unknown_pooling_is_refused():
 )
 @pytest.mark.parametrize("hidden_dims", [(6,), (9, 6)], ids=str)
 def test_each_member_is_read_by_itself(shape, vocab_size, network, hidden_dims):
-    encoder = build_member_encoder(shape, vocab_size, hidden_dims, network, "tanh").double()
+    encoder = build_member_encoder(shape, vocab_size, hidden_dims, network, "tanh").double().eval()
     x = torch.randint(1, 11, (5,)) if vocab_size else torch.randn(5, *shape, dtype=torch.float64)
     found = encoder(x)
     assert found.shape == (5, 6)
@@ -78,6 +78,7 @@ def test_the_activation_stands_behind_every_layer():
         (((5,), None, (4,), "rnn"), "unknown network 'rnn': use 'mlp' or 'cnn'"),
         (((5,), None, (4,), "mlp", "gelu"), "unknown activation 'gelu': use 'relu' or 'tanh'"),
         (((5,), None, (4,), "cnn"), r"network='cnn' reads pictures, and the members have shape \(5,\): use network='mlp'"),
+        (((1, 3, 8), None, (4,), "cnn"), "network='cnn' needs pictures of at least 4x4 pixels, got 3x8: use network='mlp'"),
         (((), None, (4,)), r"data_shape=\(\) and vocab_size=None: give the shape of a member"),
     ],
     ids=str,
