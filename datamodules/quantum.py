@@ -87,9 +87,8 @@ class SpatialMolecules(GraphData):
     def collate(self, part: Columns, rows: Tensor) -> Graphs:
         x, positions, bonds, kinds = (part[name][rows] for name in ("x", "pos", "edges", "edge_attr"))
         ptr = bounds(x.lengths)
-        first = bounds(x.lengths.square())[
-            :-1
-        ]  # of each molecule among the pairs of atoms of all, an atom with itself among them
+        # Among the pairs of atoms of all molecules, an atom with itself among them, where those of each begin.
+        first = bounds(x.lengths.square())[:-1]
         molecule = torch.repeat_interleave(torch.arange(len(rows)), x.lengths.square())
         pair = torch.arange(len(molecule)) - first[molecule]
         size = x.lengths[molecule]

@@ -16,23 +16,25 @@ import argparse
 import hashlib
 import itertools
 import json
+import multiprocessing
 import os
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
+import datamodules  # noqa: F401 - and the next: what every run imports, once for all of them
+import dlkit.runner  # noqa: F401
+from dlkit.cli import main as command_line
 from dlkit.cli import recipes
 
 ROOT = Path(__file__).parent.parent
 TARGET = ROOT / "docs" / "splits.md"
-RECORD = TARGET.with_suffix(".json")
-FIT = Path(__file__).parent / "fit.py"
 RUNS = Path("splits")
-ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+FORK = multiprocessing.get_context("fork")  # a process of its own for each command, which has imported everything already
 
 HEADER = """\
 # Over many splits
@@ -90,18 +92,35 @@ def comment(recipe: str, key: str) -> str:
     return next((line.removeprefix(f"# {key}: ").strip() for line in lines if line.startswith(f"# {key}: ")), "")
 
 
-def known(recipe: str) -> dict[str, Any]:
+def read(record: Path) -> dict[str, Any]:
+    """What is recorded: recipe -> the digest of its settings, and its runs."""
+    return json.loads(record.read_text()) if record.is_file() else {}
+
+
+def known(record: Path, recipe: str) -> dict[str, Any]:
     """The recorded runs of a recipe as it is now, by their names."""
-    record = json.loads(RECORD.read_text()) if RECORD.is_file() else {}
-    found = record.get(recipe, {})
+    found = read(record).get(recipe, {})
     return found["runs"] if found.get("recipe") == digest(recipe) else {}
 
 
-def keep(recipe: str, settings: Settings, run: dict[str, Any]) -> None:
+def keep(record: Path, recipe: str, settings: Settings, run: dict[str, Any]) -> None:
     """Records a finished run."""
-    record = json.loads(RECORD.read_text()) if RECORD.is_file() else {}
-    record[recipe] = {"recipe": digest(recipe), "runs": {**known(recipe), name_of(settings): run}}
-    RECORD.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+    runs = {**known(record, recipe), name_of(settings): run}
+    content = {**read(record), recipe: {"recipe": digest(recipe), "runs": runs}}
+    record.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+
+
+def work(command: list[str], where: Path) -> None:
+    """The command line in a folder, on one thread; what it prints goes to a file there."""
+    os.chdir(where)
+    with open("log.txt", "a") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    torch.set_num_threads(1)
+    code = command_line(command)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # leaves out what the process that was copied would do at its end
 
 
 def train(recipe: str, settings: Settings) -> dict[str, Any]:
@@ -110,9 +129,10 @@ def train(recipe: str, settings: Settings) -> dict[str, Any]:
     where.mkdir(parents=True, exist_ok=True)
     options = [part for field, value in settings.items() for part in (f"--{field}", value)]
     for command in ([recipe, *options], ["test", recipe]):
-        with open(where / "log.txt", "a") as log:
-            done = subprocess.run([sys.executable, str(FIT), *command], cwd=where, stdout=log, stderr=log, env=ONE_THREAD)
-        if done.returncode:
+        process = FORK.Process(target=work, args=(command, where))
+        process.start()
+        process.join()
+        if process.exitcode:
             sys.exit(f"error: see {where / 'log.txt'}")
     folder = max((where / "lightning_logs" / recipe).glob("version_*"), key=lambda path: path.stat().st_mtime)
     metrics = json.loads((folder / "test.json").read_text())["metrics"]
@@ -141,8 +161,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="A recipe over many splits of its data.", allow_abbrev=False)
     parser.add_argument("recipe", nargs="?", help="its name")
     parser.add_argument("fields", nargs="*", metavar="FIELD=VALUES", help="such as data.split_seed+seed=0..7")
+    parser.add_argument("--table", type=Path, default=TARGET, help="where the table is written, and the record beside it")
     parser.add_argument("--share", default="0/1", help="run only every n-th run, from the i-th: i/n")
     arguments = parser.parse_args()
+    record = arguments.table.with_suffix(".json")
     if arguments.recipe is not None:
         if arguments.recipe not in recipes():
             parser.error(f"there is no recipe {arguments.recipe!r}: choose of {', '.join(recipes())}")
@@ -152,10 +174,10 @@ def main() -> None:
             parser.error(str(error))
         first, number = map(int, arguments.share.split("/"))
         for settings in runs[first::number]:
-            if name_of(settings) not in known(arguments.recipe):
-                keep(arguments.recipe, settings, train(arguments.recipe, settings))
-    page = HEADER + "".join(line(recipe, runs) for recipe in recipes() if (runs := known(recipe)))
-    TARGET.write_text(page)
+            if name_of(settings) not in known(record, arguments.recipe):
+                keep(record, arguments.recipe, settings, train(arguments.recipe, settings))
+    page = HEADER + "".join(line(recipe, runs) for recipe in recipes() if (runs := known(record, recipe)))
+    arguments.table.write_text(page)
     print(page)
 
 

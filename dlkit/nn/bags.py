@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -10,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dlkit.functional.segments import segment_softmax
-
-SMALLEST_UNPADDED = 16  # pixels: two 5x5 convolutions, each with a 2x2 pooling, leave one of them
+from dlkit.nn.lenet import build_lenet
 
 
 class BagAttention(nn.Module):
@@ -47,9 +45,8 @@ class BagAttention(nn.Module):
 def build_instance_encoder(data_shape: Sequence[int], size: int, dropout: float = 0.0) -> nn.Sequential:
     """What reads an instance: (instances, *data_shape) -> (instances, size), none below zero.
 
-    Pictures, (channels, height, width), go through the paper's LeNet-5: 20 and then 50 convolutions of 5x5, each with ReLU and
-    2x2 max pooling, and a linear layer with ReLU; pictures of fewer than 16 pixels a side, which that would use up, are padded
-    by 2 before each convolution. Vectors go through linear layers of 256, 128 and `size` units with ReLU.
+    Pictures, (channels, height, width), go through the paper's LeNet-5, see `dlkit.nn.lenet`, and a linear layer with ReLU.
+    Vectors go through linear layers of 256, 128 and `size` units with ReLU.
 
     Args:
         data_shape: of an instance.
@@ -65,23 +62,5 @@ def build_instance_encoder(data_shape: Sequence[int], size: int, dropout: float 
         for before, after in pairwise(widths):
             layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(dropout)]
         return nn.Sequential(*layers)
-    if len(data_shape) != 3 or min(data_shape[1:]) < 4:
-        raise ValueError(
-            f"instances of shape {tuple(data_shape)} are neither vectors nor pictures, (channels, height, width), of at least "
-            f"4 pixels a side: give one or the other"
-        )
-    channels, *sides = data_shape
-    padding = 0 if min(sides) >= SMALLEST_UNPADDED else 2
-    for _ in range(2):
-        sides = [(side + 2 * padding - 4) // 2 for side in sides]
-    # The greatest of values above zero is taken before the others are zeroed: the same, on a quarter of the numbers. Channels
-    # come last in memory, which is twice as fast on a CPU.
-    convolutions = nn.Sequential(
-        nn.Conv2d(channels, 20, 5, padding=padding),
-        nn.MaxPool2d(2),
-        nn.ReLU(),
-        nn.Conv2d(20, 50, 5, padding=padding),
-        nn.MaxPool2d(2),
-        nn.ReLU(),
-    ).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    return nn.Sequential(convolutions, nn.Flatten(), nn.Linear(50 * math.prod(sides), size), nn.ReLU(), nn.Dropout(dropout))
+    convolutions, features = build_lenet(data_shape, normalized=False)
+    return nn.Sequential(convolutions, nn.Linear(features, size), nn.ReLU(), nn.Dropout(dropout))

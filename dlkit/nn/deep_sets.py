@@ -7,16 +7,15 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal, get_args
 
-import torch
 from torch import Tensor, nn
 
 from dlkit.nn.embedding import TokenEmbedding
+from dlkit.nn.lenet import build_lenet
 from dlkit.nn.readout import Readout
 
 Activation = Literal["relu", "tanh"]
 MemberNetwork = Literal["mlp", "cnn"]
 EquivariantPooling = Literal["sum", "mean", "max"]
-SMALLEST_UNPADDED = 16  # pixels
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
 
@@ -43,8 +42,8 @@ def build_member_encoder(
     """phi, which reads each member by itself: (members, *data_shape) -> (members, hidden_dims[-1]).
 
     The first layer gives `hidden_dims[0]` features: of a token its learned vector; of other members, flattened, a linear map
-    with the activation ("mlp"); or of pictures what `convolutions` and a linear layer with ReLU make of them ("cnn"), both with
-    batch normalisation. Each further width is a linear layer with the activation.
+    with the activation ("mlp"); or of pictures what `dlkit.nn.lenet` and a linear layer with ReLU make of them ("cnn"), both
+    with batch normalisation. Each further width is a linear layer with the activation.
 
     Args:
         data_shape: shape of a member; () for tokens.
@@ -67,39 +66,22 @@ def build_member_encoder(
         raise ValueError("data_shape=() and vocab_size=None: give the shape of a member, or how many tokens there are")
     if network == "mlp":
         return nn.Sequential(nn.Flatten(), *dense([math.prod(data_shape), hidden_dims[0]], activation), *rest)
-    if len(data_shape) != 3:
-        raise ValueError(f"network='cnn' reads pictures, and the members have shape {tuple(data_shape)}: use network='mlp'")
-    layers, features = convolutions(data_shape)
+    layers, features = build_lenet(data_shape, normalized=True)
     linear = nn.Linear(features, hidden_dims[0], bias=False)
-    return nn.Sequential(layers, nn.Flatten(), linear, nn.BatchNorm1d(hidden_dims[0]), nn.ReLU(), *rest)
+    return nn.Sequential(layers, linear, MemberNorm(hidden_dims[0]), nn.ReLU(), *rest)
 
 
-def convolutions(data_shape: Sequence[int]) -> tuple[nn.Sequential, int]:
-    """LeNet-5's 20 and then 50 convolutions of 5x5, each with 2x2 max pooling, batch normalisation and ReLU, and how many
-    features they give.
-
-    The statistics of a training batch are those of all its members, of whichever set; in evaluation no member knows another.
-    Pictures of fewer than 16 pixels a side, which the convolutions would use up, are padded by 2 before each.
-
-    Args:
-        data_shape: (channels, height, width).
+class MemberNorm(nn.BatchNorm1d):
+    """Batch normalisation over the members of all sets of a batch.
 
     Raises:
-        ValueError: pictures of fewer than 4 pixels a side.
+        ValueError: one member in all, in training.
     """
-    channels, *sides = data_shape
-    if min(sides) < 4:
-        raise ValueError(f"network='cnn' needs pictures of at least 4x4 pixels, got {sides[0]}x{sides[1]}: use network='mlp'")
-    padding = 0 if min(sides) >= SMALLEST_UNPADDED else 2
-    for _ in range(2):
-        sides = [(side + 2 * padding - 4) // 2 for side in sides]
-    layers: list[nn.Module] = []
-    for before, after in ((channels, 20), (20, 50)):
-        convolution = nn.Conv2d(before, after, 5, padding=padding, bias=False)  # the bias is left to the normalisation
-        layers += [convolution, nn.MaxPool2d(2), nn.BatchNorm2d(after), nn.ReLU()]
-    # Channels come last in memory, which is faster on a CPU.
-    network = nn.Sequential(*layers).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    return network, 50 * math.prod(sides)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training and len(input) == 1:
+            raise ValueError("a training batch has one member, and network='cnn' normalises over several: enlarge batch_size")
+        return super().forward(input)
 
 
 class EquivariantLayer(nn.Module):

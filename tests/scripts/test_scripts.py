@@ -186,3 +186,24 @@ def test_palindromes_are_compared_from_tested_runs(fit, tmp_path, monkeypatch, c
     assert printed[0].startswith("rnn   2 runs  1: 0.705") and printed[2].startswith("lstm  2 runs  1: 0.905")
     assert (tmp_path / "compared.png").stat().st_size > 10_000
     assert list((tmp_path / "lightning_logs" / "palindromes-compared").glob("events*"))
+
+
+def test_a_recipe_over_splits_is_recorded_and_what_is_recorded_is_not_run_again(fit, tmp_path):
+    over = ("linear-autoencoder-digits", "seed=1..2", "trainer.max_epochs=1", "--table", "splits.md")
+    half = fit(*over, "--share", "1/2", script=SCRIPTS / "splits.py")
+    assert half.returncode == 0, half.stderr
+    record = json.loads((tmp_path / "splits.json").read_text())
+    assert list(record["linear-autoencoder-digits"]["runs"]) == ["seed=2 trainer.max_epochs=1"]
+    runs = record["linear-autoencoder-digits"]["runs"]
+    runs["seed=1 trainer.max_epochs=1"] = {
+        "metrics": dict.fromkeys(runs["seed=2 trainer.max_epochs=1"]["metrics"], 0),
+        "seconds": 3,
+    }
+    (tmp_path / "splits.json").write_text(json.dumps(record))
+    whole = fit(*over, script=SCRIPTS / "splits.py")
+    assert whole.returncode == 0, whole.stderr
+    assert len(list(tmp_path.glob("splits/*/*/*"))) == 1
+    assert "| seed 2, 1; trainer.max_epochs 1 | 2 |" in (tmp_path / "splits.md").read_text()
+    for field, reason in (("seed", "'seed' is no field with its values"), ("seed=3..1", "'3..1' is neither a range")):
+        refused = fit("linear-autoencoder-digits", field, "--table", "splits.md", script=SCRIPTS / "splits.py")
+        assert refused.returncode == 2 and reason in refused.stderr

@@ -77,8 +77,8 @@ def test_the_activation_stands_behind_every_layer():
         (((5,), None, (4, 0)), r"layers of widths \(4, 0\): give each 1 or more"),
         (((5,), None, (4,), "rnn"), "unknown network 'rnn': use 'mlp' or 'cnn'"),
         (((5,), None, (4,), "mlp", "gelu"), "unknown activation 'gelu': use 'relu' or 'tanh'"),
-        (((5,), None, (4,), "cnn"), r"network='cnn' reads pictures, and the members have shape \(5,\): use network='mlp'"),
-        (((1, 3, 8), None, (4,), "cnn"), "network='cnn' needs pictures of at least 4x4 pixels, got 3x8: use network='mlp'"),
+        (((5,), None, (4,), "cnn"), r"members of shape \(5,\) are no pictures, .* of at least 4 pixels a side"),
+        (((1, 3, 8), None, (4,), "cnn"), r"members of shape \(1, 3, 8\) are no pictures, .* of at least 4 pixels a side"),
         (((), None, (4,)), r"data_shape=\(\) and vocab_size=None: give the shape of a member"),
     ],
     ids=str,
@@ -99,3 +99,10 @@ def test_sets_are_padded_and_flattened_again():
     gaps = torch.tensor([[True, False, True], [False, True, False]])
     values, ptr = flat(torch.arange(6).view(2, 3), gaps)
     assert values.tolist() == [0, 2, 4] and ptr.tolist() == [0, 2, 3]
+
+
+def test_batch_normalisation_refuses_a_single_member_in_training_alone():
+    encoder = build_member_encoder((1, 8, 8), None, (4,), "cnn")
+    with pytest.raises(ValueError, match="a training batch has one member, and"):
+        encoder(torch.rand(1, 1, 8, 8))
+    assert encoder.eval()(torch.rand(1, 1, 8, 8)).shape == (1, 4)
