@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import subprocess
@@ -26,19 +27,35 @@ def seeded():
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="session")
+def warm():
+    """A process that has imported everything and starts others: see `tests/dlkit/warm.py`."""
+    command = [sys.executable, str(Path(__file__).parent / "dlkit" / "warm.py")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        yield process
+        process.communicate()  # ends its input, and so itself
+
+
 @pytest.fixture
-def fit(tmp_path):
-    """Runs the command line in a subprocess, in an empty folder: fit(*arguments) -> CompletedProcess."""
+def fit(tmp_path, tmp_path_factory, warm):
+    """Runs the command line in a process of its own, in an empty folder: fit(*arguments) -> CompletedProcess."""
 
     def command(*arguments: object, script: Path = FIT, **environment: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [sys.executable, str(script), *map(str, arguments)],
-            cwd=tmp_path,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        printed = tmp_path_factory.mktemp("printed")
+        what = {
+            "script": str(script),
+            "arguments": list(map(str, arguments)),
+            "folder": str(tmp_path),
+            "environment": {**os.environ, "OMP_NUM_THREADS": "1", **environment},
+            "stdout": str(printed / "stdout"),
+            "stderr": str(printed / "stderr"),
+        }
+        warm.stdin.write(json.dumps(what) + "\n")
+        warm.stdin.flush()
+        code = int(warm.stdout.readline())
+        out, err = ((printed / name).read_text() for name in ("stdout", "stderr"))
+        return subprocess.CompletedProcess([what["script"], *what["arguments"]], code, out, err)
 
     return command
 
