@@ -42,6 +42,13 @@ def read_smiles(smiles: str) -> Any | None:
     return molecule if molecule is not None and molecule.GetNumAtoms() else None
 
 
+def canonical_smiles(molecule: Any) -> str:
+    """The same string for the same molecule, from whichever atom it was read."""
+    from rdkit import Chem
+
+    return Chem.MolToSmiles(molecule)
+
+
 def log_p(molecule: Any) -> float:
     """The octanol-water partition coefficient, by the contributions of Wildman and Crippen 1999."""
     from rdkit.Chem import rdMolDescriptors

@@ -75,20 +75,24 @@ class TargetData(ColumnData):
         """What the training part knows of each target, float64.
 
         Raises:
-            ValueError: nothing is known of a target.
+            ValueError: nothing is known of a target; or in another part, of all of them.
         """
         if not self.num_targets:
             return []
         self.setup()
+        for name, part in self.splits.items():
+            y = part["y"].values if isinstance(part["y"], Ragged) else part["y"]
+            if bool(y.isnan().all()):
+                raise ValueError(f"the {name} part has no value of any target: look at the data, or split it otherwise")
         return known_values(self.splits["train"]["y"], self.target_names)
 
     def trivial_baselines(self) -> dict[str, float]:
-        """What the most frequent class, or the training part's mean, scores in the test part."""
+        """What the training part's most frequent class, or its mean, scores in the test part."""
         self.setup()
-        y = self.splits["test"]["y"]
-        y = y.values if isinstance(y, Ragged) else y
+        both = [self.splits[name]["y"] for name in ("train", "test")]
+        train, y = (column.values if isinstance(column, Ragged) else column for column in both)
         if self.num_classes:
-            return {"majority": float(y.bincount().max() / len(y))}
+            return {"majority": float((y == train.mode().values).float().mean())}
         error = y.double() - torch.tensor(self.target_mean, dtype=torch.float64)
         return {"rmse_of_the_mean": float(error.square().nanmean(0).sqrt().mean())}
 

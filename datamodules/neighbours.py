@@ -38,11 +38,13 @@ def neighbours(positions: Tensor, cutoff: float, box: float | tuple[float, ...] 
     points = positions.detach().cpu().double().numpy()
     period = None
     if box is not None:
-        period = np.array([box] * points.shape[1] if isinstance(box, (int, float)) else box, dtype=np.float64)
+        period = np.array([box] * points.shape[1] if np.ndim(box) == 0 else box, dtype=np.float64)
         if len(period) != points.shape[1]:
             raise ValueError(
                 f"box={box} has {len(period)} periods and the points have {points.shape[1]} dimensions: give one each"
             )
+        if not np.isfinite(period).all():
+            raise ValueError(f"box={box}: give finite periods, or no box for open space")
         if not (period >= 2 * cutoff).all():
             raise ValueError(
                 f"box={box} is smaller than twice the cutoff {cutoff}, so that a point would have several images of another "

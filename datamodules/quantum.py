@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -144,11 +144,12 @@ class QM7(SpatialMolecules):
         try:
             with np.load(path, allow_pickle=False) as file:
                 numbers, positions, offsets, energy = (file[name] for name in ("z", "pos", "offsets", "energy"))
-        except (KeyError, ValueError, OSError) as error:
+        except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(
                 f"{path} does not hold z, pos, offsets and energy as plain arrays ({error}): get it again"
             ) from error
-        if len(numbers) != len(positions) or len(offsets) != len(energy) + 1 or offsets[-1] != len(numbers):
+        shaped = energy.ndim == 2 and positions.shape == (len(numbers), 3) and len(offsets) == len(energy) + 1
+        if not shaped or offsets[-1] != len(numbers):
             raise ValueError(f"{path} holds arrays that do not go together: get it again")
         known = torch.from_numpy(numbers).long().unsqueeze(1) == torch.tensor(QM7_ELEMENTS)
         if not known.any(1).all():
@@ -248,8 +249,8 @@ def read_qm9(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         TorchGeometricQM9(str(folder))
     try:
         fields, slices, _ = torch.load(path, weights_only=True)
-    except pickle.UnpicklingError as error:
+    except Exception as error:  # torch's reader fails on damaged bytes in every way there is
         raise ValueError(
-            f"{path} holds other things than tensors: remove it, to have it made anew from the raw files"
+            f"{path} is damaged or holds other things than tensors: remove it, to have it made anew from the raw files"
         ) from error
     return fields, slices

@@ -147,8 +147,40 @@ def padded(values: Tensor, ptr: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def flat(values: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-    """The inverse: (groups, width, *shape) and (groups, width), which may leave gaps -> (total, *shape), (groups + 1,)."""
+    """The inverse: (groups, width, *shape) and (groups, width), which may leave gaps -> (total, *shape), (groups + 1,).
+
+    Raises:
+        ValueError: a mask of another shape or type.
+    """
+    if real.dtype != torch.bool or real.shape != values.shape[:2]:
+        raise ValueError(
+            f"the mask is {tuple(real.shape)}, {real.dtype}, of members {tuple(values.shape)}: give "
+            f"{tuple(values.shape[:2])}, bool, True at members"
+        )
     return values[real], torch.nn.functional.pad(real.sum(1).cumsum(0), (1, 0))
+
+
+def check_bounds(ptr: Tensor, total: int, groups: str, members: str) -> None:
+    """Refuses bounds that do not fit their members; on the CPU only, because on an accelerator the look would make a step wait.
+
+    Args:
+        ptr: (groups + 1,).
+        total: how many members there are.
+        groups, members: what they are called.
+
+    Raises:
+        ValueError: naming the bounds.
+    """
+    if not ptr.is_cpu:
+        return
+    right = ptr.dim() == 1 and len(ptr) > 0 and ptr.dtype == torch.int64
+    if not right or int(ptr[0]) != 0 or int(ptr[-1]) != total or bool((ptr.diff() < 0).any()):
+        values = ptr.flatten().tolist()
+        shown = str(values) if len(values) < 8 else f"[{values[0]}, {values[1]}, ..., {values[-1]}]"
+        raise ValueError(
+            f"the bounds of the {groups} are {shown} and there are {total} {members}: give ptr from 0 to the number of "
+            f"{members}, int64, rising, one more than there are {groups}"
+        )
 
 
 class Particles(NamedTuple):

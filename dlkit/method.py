@@ -103,9 +103,11 @@ class Method(L.LightningModule):
             arXiv:1608.03983, without restarts).
         weight_decay: of the default optimizer, which adds so many times the parameters to their gradients.
         compiled_networks: the networks that gain from `--compile`, by attribute name.
+        taken_from_data: arguments with a default that the command line takes from the data nevertheless.
     """
 
     compiled_networks: tuple[str, ...] = ()
+    taken_from_data: tuple[str, ...] = ()
     learning_rate: float = 1e-3
     schedule: Schedule = "constant"
     weight_decay: float = 0.0

@@ -209,7 +209,7 @@ def run(
         field
         for field, parameter in parameters(classes["model"]).items()
         if (field in LINKED and parameter.default is inspect.Parameter.empty)
-        or (field in LINKED_ALWAYS and hasattr(classes["data"], field))
+        or (field in (*LINKED_ALWAYS, *classes["model"].taken_from_data) and hasattr(classes["data"], field))
     ]
     check_fields(classes, yaml.safe_load(path.read_text()) or {}, arguments, linked)
     try:

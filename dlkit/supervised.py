@@ -14,9 +14,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics.classification import BinaryAUROC, MulticlassAccuracy
+from torchmetrics.classification import MulticlassAccuracy
 
 from dlkit.method import Method, Terms, check_labels
+from dlkit.metrics.auc import AUC
 from dlkit.metrics.target_errors import TargetErrors
 
 Task = Literal["regression", "classification"]
@@ -28,6 +29,8 @@ class Supervised(Method):
 
     Records the loss; of classes the accuracy, and in evaluation the area under the ROC curve where there are two; in evaluation
     of targets `mae` and `rmse`, means over the targets, and those of each where there are several.
+
+    Several processes share a batch out and take the mean of their losses: each of its own known targets.
 
     Args:
         task: "regression" or "classification".
@@ -45,6 +48,7 @@ class Supervised(Method):
         ValueError: an unknown task, no targets or classes, as many means as there are no targets.
     """
 
+    taken_from_data = ("vocab_size", "num_targets", "num_classes")
     tasks: tuple[str, ...] = ("regression", "classification")
     target_names: tuple[str, ...] = ()
     target_mean: Tensor
@@ -74,7 +78,7 @@ class Supervised(Method):
             self.num_outputs = num_classes
             self.accuracy = MulticlassAccuracy(num_classes, average="micro")
             if num_classes == 2:
-                self.auc = BinaryAUROC()
+                self.auc = AUC()
         if task != "regression":
             return
         if num_targets < 1:
@@ -133,7 +137,12 @@ class Supervised(Method):
     def evaluation_step(self, stage: str, batch: Any) -> None:
         outputs = self(batch)
         y = self.check_targets(batch.y, len(outputs))
-        self.record(stage, {"loss": self.loss_of(outputs, y)[0]}, batch)
+        # The mean of a pass is over known targets, too.
+        weight = len(y) if self.task == "classification" else int((~y.isnan()).sum())
+        loss = self.loss_of(outputs, y)[0]
+        self.log(
+            f"{stage}/loss", loss, on_epoch=True, on_step=False, batch_size=weight * self.trainer.world_size, sync_dist=True
+        )
         self.measure(stage, self.predictions(outputs), y, batch)
 
     def measure(self, stage: str, predicted: Tensor, y: Tensor, batch: Any) -> None:
@@ -154,6 +163,17 @@ class Supervised(Method):
             self.auc.update(predicted[:, 1], y)
             self.log(f"{stage}/auc", self.auc, on_epoch=True, on_step=False)
 
+    def on_validation_epoch_start(self) -> None:
+        self.forget()
+
+    def on_test_epoch_start(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Forgets what a pass that broke off has measured."""
+        if self.task == "regression":
+            self.errors.reset()
+
     def on_validation_epoch_end(self) -> None:
         self.summarize("val")
 
@@ -170,4 +190,3 @@ class Supervised(Method):
             if len(values) > 1:
                 for target, value in zip(self.target_names, values, strict=True):
                     self.log(f"{stage}/{name}_{target}", value)
-        self.errors.reset()

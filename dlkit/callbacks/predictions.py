@@ -16,7 +16,7 @@ MOLECULES = 8  # of the least errors, and as many of the greatest
 
 
 class Predictions(FirstBatches):
-    """Draws after each validation what is predicted of its first sets or graphs, up to a few thousand.
+    """Draws after each validation what is predicted of its first `Sets` or `Graphs`, up to a few thousand.
 
     `predictions`: predicted against true values, for each target in its units, or the confusion of classes. Of molecules, whose
     data have `smiles`, there are also `molecules/best` and `molecules/worst`: those of the least and of the greatest error,

@@ -36,11 +36,15 @@ class SetPictures(FirstBatches):
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         board, batches, method = writer(trainer), self.take_batches(), pl_module
-        if board is None or not in_training(trainer):
+        if not in_training(trainer):
+            return
+        # In every process, because it adds up what they have seen.
+        measured = method.by_size() if isinstance(method, MeasuresBySize) else None
+        if board is None:
             return
         step = steps_done(trainer)
-        if isinstance(method, MeasuresBySize):
-            found = {name: values.cpu().numpy() for name, values in method.by_size().items()}
+        if measured is not None:
+            found = {name: values.cpu().numpy() for name, values in measured.items()}
             if len(found["size"]) > 1:
                 data = getattr(trainer, "datamodule", None)
                 largest = data.max_size if isinstance(data, TrainedOnSizes) else None

@@ -1,7 +1,8 @@
 """Sums, means, greatest values and softmax of segments: the members of sets, the edges that lead to a node.
 
 `index` (members,), int64, says to which of `number` segments each member belongs, in any order. A segment without members has
-sum, mean and greatest value 0.
+sum, mean and greatest value 0. Sums are of float32 where the values have half its precision, which could not hold those of many
+members, and are given as the values are.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from torch import Tensor
 
 def segment_sum(values: Tensor, index: Tensor, number: int) -> Tensor:
     """(members, *) -> (number, *)."""
-    return values.new_zeros(number, *values.shape[1:]).index_add(0, index, values)
+    wide = values.to(torch.promote_types(values.dtype, torch.float32)) if values.is_floating_point() else values
+    return wide.new_zeros(number, *values.shape[1:]).index_add(0, index, wide).to(values.dtype)
 
 
 def segment_sizes(index: Tensor, number: int) -> Tensor:
@@ -22,8 +24,9 @@ def segment_sizes(index: Tensor, number: int) -> Tensor:
 
 def segment_mean(values: Tensor, index: Tensor, number: int) -> Tensor:
     """(members, *) -> (number, *)."""
-    sizes = segment_sizes(index, number).clamp_(min=1).to(values.dtype)
-    return segment_sum(values, index, number) / sizes.view(-1, *[1] * (values.dim() - 1))
+    wide = values.to(torch.promote_types(values.dtype, torch.float32))
+    sizes = segment_sizes(index, number).clamp_(min=1).to(wide.dtype)
+    return (segment_sum(wide, index, number) / sizes.view(-1, *[1] * (values.dim() - 1))).to(values.dtype)
 
 
 def segment_max(values: Tensor, index: Tensor, number: int) -> Tensor:

@@ -6,18 +6,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from dlkit.batches import Graphs
+from dlkit.batches import Graphs, check_bounds
 
 
 def as_graphs(batch: Any) -> Graphs:
     """A batch as `Graphs`: itself, or one of torch-geometric's turned into it, its edges sorted by the node that they lead to.
 
-    Of a `Data` or `Batch`, `x`, `edge_index`, `y` and, where it has them, `edge_attr` and `u` (graphs, graph_features)
-    are taken; a vector `y` of real numbers is one target for each graph or node.
+    Of a `Data` or `Batch`, `x`, `edge_index`, `y` and, where it has them, `edge_attr`, `batch` and `u` (graphs, graph_features)
+    are taken; a vector `y` of real numbers is one target for each graph or node, and whole numbers become real ones where they
+    are features.
 
     Raises:
-        ValueError: it is neither, or has no x or edge_index.
+        ValueError: it is neither, or has no x or edge_index, or one of another shape.
     """
     if isinstance(batch, Graphs):
         return batch
@@ -28,22 +30,37 @@ def as_graphs(batch: Any) -> Graphs:
             f"{type(batch).__name__} is no batch of graphs: give dlkit.Graphs, or torch-geometric's Data or Batch with x and "
             f"edge_index"
         )
+    check_edge_index(batch.edge_index)
     order = torch.argsort(batch.edge_index[1], stable=True)
-    edge_attr, ptr, y, u = (batch.get(name, None) for name in ("edge_attr", "ptr", "y", "u"))
-    x = rows(batch.x)
+    edge_attr, ptr, owner, y, u = (batch.get(name, None) for name in ("edge_attr", "ptr", "batch", "y", "u"))
+    x = features(batch.x)
+    if ptr is None:
+        sizes = torch.tensor([len(x)], device=x.device) if owner is None else owner.bincount()
+        ptr = F.pad(sizes.cumsum(0), (1, 0))
     return Graphs(
         x,
         batch.edge_index[:, order],
-        x.new_zeros(len(order), 0) if edge_attr is None else rows(edge_attr)[order],
-        torch.tensor([0, len(x)], device=x.device) if ptr is None else ptr,
-        x.new_full((0,), torch.nan) if y is None else rows(y) if y.is_floating_point() else y,
+        x.new_zeros(len(order), 0) if edge_attr is None else features(edge_attr)[order],
+        ptr,
+        x.new_full((0,), torch.nan) if y is None else features(y) if y.is_floating_point() else y,
         u,
     )
 
 
-def rows(values: Tensor) -> Tensor:
-    """(n,) -> (n, 1); (n, features) as it is."""
+def features(values: Tensor) -> Tensor:
+    """(n,) -> (n, 1); (n, features) as it is; of real numbers."""
+    values = values if values.is_floating_point() else values.float()
     return values.unsqueeze(1) if values.dim() == 1 else values
+
+
+def check_edge_index(edge_index: Tensor) -> None:
+    """Refuses what holds no edges.
+
+    Raises:
+        ValueError: naming its shape and type.
+    """
+    if edge_index.dim() != 2 or edge_index.shape[0] != 2 or edge_index.dtype != torch.int64:
+        raise ValueError(f"edge_index is {tuple(edge_index.shape)}, {edge_index.dtype}: give (2, edges), int64")
 
 
 def check_graphs(batch: Graphs, node_features: int, edge_features: int, graph_features: int, method: str) -> None:
@@ -52,8 +69,11 @@ def check_graphs(batch: Graphs, node_features: int, edge_features: int, graph_fe
     What has to be looked at number by number is looked at on the CPU only: on an accelerator the look would make the step wait.
 
     Raises:
-        ValueError: features of another width, that are missing or not finite; an edge to or from a node that is not there.
+        ValueError: features of another width, that are missing, no real numbers or not finite; bounds that do not fit; an edge
+            to or from a node that is not there.
     """
+    check_edge_index(batch.edge_index)
+    check_bounds(batch.ptr, len(batch.x), "graphs", "nodes")
     counted = [("node", batch.x, node_features, len(batch.x), "nodes")]
     counted.append(("edge", batch.edge_attr, edge_features, batch.edge_index.shape[1], "edges"))
     if graph_features:
@@ -66,6 +86,8 @@ def check_graphs(batch: Graphs, node_features: int, edge_features: int, graph_fe
                 f"{method} was built for {what}s of {width} features and was given {tuple(values.shape[1:])}: set "
                 f"{what}_features to the data's"
             )
+        if not values.is_floating_point():
+            raise ValueError(f"the features of {things} are {values.dtype}: give real numbers, float32")
         if len(values) != number:
             raise ValueError(f"the batch has {number} {things} and features of {len(values)}: give a row for each")
         if values.is_cpu and not values.isfinite().all():

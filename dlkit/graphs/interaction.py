@@ -119,6 +119,12 @@ class InteractionNetwork(Method):
         self.record(stage, {"loss": squared.mean()}, batch)
         self.errors.update(squared)
 
+    def on_validation_epoch_start(self) -> None:
+        self.errors.reset()
+
+    def on_test_epoch_start(self) -> None:
+        self.errors.reset()
+
     def on_validation_epoch_end(self) -> None:
         self.summarize("val")
 
@@ -130,7 +136,6 @@ class InteractionNetwork(Method):
         found = self.errors.compute()
         self.log(f"{stage}/mse", found["mean"].float())
         self.log(f"{stage}/mse_error", found["error"].float())
-        self.errors.reset()
 
     # What it can do --------------------------------------------------------------------------------------------------
 

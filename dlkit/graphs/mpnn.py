@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from dlkit.batches import Graphs
+from dlkit.batches import Graphs, flat
 from dlkit.graphs.inputs import as_graphs, check_graphs
 from dlkit.method import Schedule, Terms, ability
 from dlkit.nn.message_passing import Edges, Message, MessagePassing
@@ -28,10 +28,10 @@ class MPNN(Supervised):
 
         h_i = relu(V (x_i, u));    T rounds of m_i = sum_j M(h_j, e_ij), h_i = GRU(m_i, h_i);    y = MLP(readout(h), u)
 
-    Batches are `Graphs`, or torch-geometric's `Data` and `Batch`. Messages: see `dlkit.nn.message_passing`. Of nodes,
-    y_i = MLP(h_i). With "edge_network", "set2set" and a complete graph whose edges know distances it is the paper's enn-s2s;
-    different from it, the states begin as a linear layer of x with ReLU, as in torch_geometric's examples/qm9_nn_conv.py, and
-    set2set reads them as they are, without x.
+    Batches are `Graphs`, or torch-geometric's `Data` and `Batch`. Targets may be missing, classes not. Messages: see
+    `dlkit.nn.message_passing`. Of nodes, y_i = MLP(h_i). With "edge_network", "set2set" and a complete graph whose edges know
+    distances it is the paper's enn-s2s; different from it, the states begin as a linear layer of x with ReLU, as in
+    torch_geometric's examples/qm9_nn_conv.py, and set2set reads them as they are, without x.
 
     Args:
         node_features, edge_features: of a node and of an edge; 0 edge features for none.
@@ -63,8 +63,8 @@ class MPNN(Supervised):
         self,
         node_features: int,
         edge_features: int,
-        num_targets: int,
-        num_classes: int | None,
+        num_targets: int = 0,
+        num_classes: int | None = None,
         task: Task = "regression",
         level: Level = "graph",
         rounds: int = 3,
@@ -121,6 +121,23 @@ class MPNN(Supervised):
         if self.readout is None:
             return self.head(self.dropout(h))
         return self.head(self.dropout(torch.cat([self.readout(h, index, graphs), *whole], 1)))
+
+    def forward_padded(self, x: Tensor, real: Tensor, adjacent: Tensor, edge_attr: Tensor, u: Tensor | None = None) -> Tensor:
+        """The same of graphs that are padded to one size: the padding is taken out, and changes nothing, whatever it holds.
+
+        Args:
+            x: (graphs, width, node_features).
+            real: (graphs, width), bool, True at nodes.
+            adjacent: (graphs, width, width), bool, at [i, j] whether an edge leads from node j to node i: the course's A_ij.
+            edge_attr: (graphs, width, width, edge_features), in the same order.
+            u: (graphs, graph_features), or None.
+        """
+        nodes, ptr = flat(x, real)
+        number = (real.flatten().cumsum(0) - 1).view_as(real)
+        edges = adjacent & real.unsqueeze(1) & real.unsqueeze(2)
+        graph, target, source = edges.nonzero(as_tuple=True)
+        edge_index = torch.stack([number[graph, source], number[graph, target]])
+        return self(Graphs(nodes, edge_index, edge_attr[edges], ptr, x.new_full((0,), torch.nan), u))
 
     def loss(self, batch: Graphs) -> tuple[Tensor, Terms]:
         return super().loss(as_graphs(batch))

@@ -20,7 +20,9 @@ class EquivariantLayer(nn.Module):
 
     For any rotation or reflection Q and any shift t, (h, Q x + t, Q v) gives (h', Q x' + t, Q v'); renumbered nodes give
     renumbered ones. The equations' v_i is that of the beginning at every layer: whoever stacks layers gives each the same v.
-    The paper writes h_i' = phi_h(...); its code adds h_i, as here. A node that no edge leads to has means and sums 0.
+    The paper writes h_i' = phi_h(...); its code adds h_i, as here. Some of that code also
+    confines (x_i - x_j) phi_x(m_ij) to [-100, 100], which is not equivariant, and is left out. A node that no edge leads to has
+    means and sums 0.
 
     Args:
         size: features of a node, of a message, and hidden units.

@@ -219,17 +219,17 @@ class MessagePassing(nn.Module):
             raise ValueError(f"size={size}, rounds={rounds} and hidden_size={hidden_size}: give at least 1 of each")
         self.rounds = rounds
         self.message: Message = message
-        different = 1 if tied else rounds
 
-        def each(build: Callable[[], nn.Module]) -> nn.ModuleList:
-            return nn.ModuleList([build() for _ in range(different)])
+        def each(build: Callable[[], nn.Module], rounds: int = rounds) -> nn.ModuleList:
+            return nn.ModuleList([build() for _ in range(min(rounds, 1) if tied else rounds)])
 
         self.networks = each(lambda: EdgeNetwork(edge_features, hidden_size, size, size))
         self.updates = each(lambda: nn.GRUCell(size, size))
         self.projections = each(lambda: nn.Linear(size, size)) if message == "sigmoid" else None
-        self.hear = each(lambda: nn.Linear(size, size, bias=False)) if virtual_node else None
-        self.speak = each(lambda: nn.Linear(size, size, bias=False)) if virtual_node else None
-        self.virtual_updates = each(lambda: nn.GRUCell(size, size)) if virtual_node else None
+        # It speaks from the second round on, of what it has heard in those before.
+        self.hear = each(lambda: nn.Linear(size, size, bias=False), rounds - 1) if virtual_node else None
+        self.speak = each(lambda: nn.Linear(size, size, bias=False), rounds - 1) if virtual_node else None
+        self.virtual_updates = each(lambda: nn.GRUCell(size, size), rounds - 1) if virtual_node else None
 
     def forward(self, h: Tensor, edges: Edges, index: Tensor, graphs: int) -> Tensor:
         """States after all rounds: (nodes, size), their edges, the graph of each node (nodes,), and how many graphs -> as h."""
@@ -241,11 +241,11 @@ class MessagePassing(nn.Module):
             sent = h if self.projections is None else self.projections[t](h).relu()
             messages = messengers[t](sent)
             messages = messages if self.message == "edge_network" else messages.sigmoid()
-            # Sums are of float32 in mixed precision, too.
-            messages = messages.to(torch.promote_types(messages.dtype, torch.float32))
             received = segment_sum(messages, edges.target, len(h)).to(h.dtype)
-            if self.hear is not None and self.speak is not None and self.virtual_updates is not None:
-                received = received + self.speak[t](virtual).index_select(0, index)
-                virtual = self.virtual_updates[t](segment_sum(self.hear[t](h), index, graphs), virtual)
+            if self.speak is not None and number:
+                received = received + self.speak[(number - 1) % len(self.speak)](virtual).index_select(0, index)
+            if self.hear is not None and self.virtual_updates is not None and number + 1 < self.rounds:
+                v = number % len(self.hear)
+                virtual = self.virtual_updates[v](segment_sum(self.hear[v](h), index, graphs), virtual)
             h = self.updates[t](received, h)
         return h

@@ -159,9 +159,9 @@ class AttentionMIL(Method):
         found = self.read(batch.x, batch.ptr)
         loss, terms = self.loss_of(found.logits, batch.y)
         self.record(stage, {"loss": loss, **terms}, batch)
-        self.auc.update(found.logits.float().sigmoid(), batch.y)
+        self.auc.update(found.logits.double().sigmoid(), batch.y)
         self.log(f"{stage}/auc", self.auc, on_epoch=True, on_step=False)
-        scores = found.instance_logits.float().sigmoid() if self.pooling == "instance-max" else found.weights
+        scores = found.instance_logits.double().sigmoid() if self.pooling == "instance-max" else found.weights
         if batch.member_y is not None and scores is not None:
             in_positive = batch.y[batch.index] == 1
             self.instance_auc.update(scores[in_positive], batch.member_y[in_positive])

@@ -26,7 +26,7 @@ from dlkit.nn.deep_sets import (
     dense,
 )
 from dlkit.nn.readout import Readout, ReadoutKind
-from dlkit.sets.set_method import SetMethod, check_not_empty, check_sets
+from dlkit.sets.set_method import SetMethod, check_not_empty
 from dlkit.supervised import Objective
 
 SetTask = Literal["regression", "classification", "outlier"]
@@ -35,8 +35,9 @@ SetTask = Literal["regression", "classification", "outlier"]
 class DeepSets(SetMethod):
     """Predicts targets or a class of a set, or finds the outlier among its members.
 
-    A set without members is taken for the zero that its pool gives, f(X) = rho(0); no outlier can be found there, and it is
-    refused. A network that pools sums can go on to larger sets than it has seen; one that pools means cannot tell sizes apart.
+    A set without members is taken for what its pool gives, which is 0 but for "set2set"; no outlier can be found there, and it
+    is refused. A network that pools sums can go on to larger sets than it has seen; one that pools means cannot tell sizes
+    apart.
 
     Args:
         data_shape: shape of a member; () for tokens.
@@ -65,9 +66,9 @@ class DeepSets(SetMethod):
     def __init__(
         self,
         data_shape: tuple[int, ...],
-        vocab_size: int | None,
-        num_targets: int,
-        num_classes: int | None,
+        vocab_size: int | None = None,
+        num_targets: int = 0,
+        num_classes: int | None = None,
         task: SetTask = "regression",
         network: MemberNetwork = "mlp",
         hidden_dims: tuple[int, ...] = (128, 128),
@@ -177,7 +178,7 @@ class DeepSets(SetMethod):
         """As `SetMethod.predict`; of "outlier" each member's probability of being its set's odd one, (members,)."""
         if self.task != "outlier":
             return super().predict(x, ptr)
-        check_sets(x, ptr, self.data_shape, type(self).__name__)
+        self.check(x, ptr)
         return segment_log_softmax(self.read(x, ptr).float(), owners(ptr, len(x)), len(ptr) - 1).exp()
 
     @ability
@@ -197,7 +198,7 @@ class DeepSets(SetMethod):
                 f"task={self.task!r} with pooling={self.pooling!r} and {len(self.equivariant)} equivariant layers does not sum "
                 f"its members: only a sum of them, without equivariant layers, tells what each adds"
             )
-        check_sets(x, ptr, self.data_shape, type(self).__name__)
+        self.check(x, ptr)
         index = owners(ptr, len(x))
         h = self.phi(x)
         total = self.readout(h, index, len(ptr) - 1)

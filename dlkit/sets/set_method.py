@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from dlkit.batches import Sets, flat
+from dlkit.batches import Sets, check_bounds, flat
 from dlkit.method import ability, check_examples
 from dlkit.metrics.by_size import ErrorsBySize
 from dlkit.supervised import Objective, Supervised
@@ -53,9 +51,13 @@ class SetMethod(Supervised):
         """Sets in the flat form, members (members, *data_shape) and bounds (sets + 1,) -> (sets, num_outputs)."""
         raise NotImplementedError(f"{type(self).__name__} has to define read()")
 
+    def check(self, x: Tensor, ptr: Tensor) -> None:
+        """Raises ValueError for what are no sets of the method's; see `check_sets`."""
+        check_sets(x, ptr, self.data_shape, type(self).__name__, self.vocab_size is not None)
+
     def forward(self, batch: Sets) -> Tensor:
         """The network's outputs: (sets, num_outputs)."""
-        check_sets(batch.x, batch.ptr, self.data_shape, type(self).__name__)
+        self.check(batch.x, batch.ptr)
         return self.read(batch.x, batch.ptr)
 
     def forward_padded(self, x: Tensor, mask: Tensor) -> Tensor:
@@ -66,7 +68,7 @@ class SetMethod(Supervised):
             mask: (sets, width), bool, True at members.
         """
         members, ptr = flat(x, mask)
-        check_sets(members, ptr, self.data_shape, type(self).__name__)
+        self.check(members, ptr)
         return self.read(members, ptr)
 
     # Evaluation by size ----------------------------------------------------------------------------------------------
@@ -82,10 +84,8 @@ class SetMethod(Supervised):
             right = torch.where((y == y.round()).all(1), (predicted.round() == y).all(1).float(), torch.nan)
             self.sizes.update(right[known], error[known], batch.ptr.diff()[known])
 
-    def on_validation_epoch_start(self) -> None:
-        self.sizes.reset()
-
-    def on_test_epoch_start(self) -> None:
+    def forget(self) -> None:
+        super().forget()
         self.sizes.reset()
 
     def by_size(self) -> dict[str, Tensor]:
@@ -119,29 +119,27 @@ class SetMethod(Supervised):
         Returns:
             Targets in their units, (sets, num_targets), or the classes' probabilities, (sets, num_classes).
         """
-        check_sets(x, ptr, self.data_shape, type(self).__name__)
+        self.check(x, ptr)
         return self.predictions(self.read(x, ptr))
 
 
-def check_sets(x: Tensor, ptr: Tensor, data_shape: tuple[int, ...], method: str) -> None:
-    """Refuses members of another shape or that are NaN, and bounds that do not fit them.
+def check_sets(x: Tensor, ptr: Tensor, data_shape: tuple[int, ...], method: str, tokens: bool = False) -> None:
+    """Refuses members of another shape or type or that are not finite, and bounds that do not fit them.
 
     Raises:
         ValueError: naming what was given.
     """
     check_examples(x, data_shape, method)
-    # Looked at on the CPU only: on an accelerator the look would make the step wait.
-    if not ptr.is_cpu:
-        return
-    if ptr.dim() != 1 or not len(ptr) or int(ptr[0]) != 0 or int(ptr[-1]) != len(x) or bool((ptr.diff() < 0).any()):
+    check_bounds(ptr, len(x), "sets", "members")
+    if tokens == x.is_floating_point():
         raise ValueError(
-            f"the bounds of the sets are {shortened(ptr)} and there are {len(x)} members: give ptr from 0 to the number of "
-            f"members, rising, one more than there are sets"
+            f"{method} was given members of {x.dtype}: give {'tokens, int64' if tokens else 'real numbers, float32'}"
         )
-    if x.is_cpu and x.is_floating_point() and bool(x.isnan().any()):
-        member = int(x.isnan().flatten(1).any(1).nonzero()[0]) if x.dim() > 1 else int(x.isnan().nonzero()[0])
+    # Looked at on the CPU only: on an accelerator the look would make the step wait.
+    if x.is_cpu and x.is_floating_point() and not bool(x.isfinite().all()):
+        member = int((~x.isfinite()).flatten(1).any(1).nonzero()[0]) if x.dim() > 1 else int((~x.isfinite()).nonzero()[0])
         owner = int(torch.searchsorted(ptr, member, right=True)) - 1
-        raise ValueError(f"member {member - int(ptr[owner])} of set {owner} is NaN: mend it, or leave it out")
+        raise ValueError(f"member {member - int(ptr[owner])} of set {owner} is not finite: mend it, or leave it out")
 
 
 def check_not_empty(ptr: Tensor, what: str) -> None:
@@ -152,9 +150,3 @@ def check_not_empty(ptr: Tensor, what: str) -> None:
     """
     if ptr.is_cpu and bool((ptr.diff() == 0).any()):
         raise ValueError(f"set {int((ptr.diff() == 0).nonzero()[0])} of the batch is empty, and {what}: leave it out")
-
-
-def shortened(ptr: Tensor) -> str:
-    """Bounds as they are said in a message."""
-    values: list[Any] = ptr.flatten().tolist()
-    return str(values) if len(values) < 8 else f"[{values[0]}, {values[1]}, ..., {values[-1]}]"

@@ -35,9 +35,9 @@ class SetRNN(SetMethod):
     def __init__(
         self,
         data_shape: tuple[int, ...],
-        vocab_size: int | None,
-        num_targets: int,
-        num_classes: int | None,
+        vocab_size: int | None = None,
+        num_targets: int = 0,
+        num_classes: int | None = None,
         task: Task = "regression",
         network: MemberNetwork = "mlp",
         hidden_dims: tuple[int, ...] = (128,),

@@ -69,6 +69,25 @@ def test_a_batch_gives_the_outputs_and_gradients_of_its_graphs(readout, message,
         torch.testing.assert_close(one_of, other)
 
 
+@pytest.mark.parametrize("message", MESSAGES)
+def test_padded_graphs_give_the_outputs_of_flat_ones_whatever_the_padding_holds(message):
+    method, batch = mpnn(message=message, graph_features=2), together([one(nodes) for nodes in (5, 1, 0, 7)])
+    sizes = batch.ptr.diff()
+    real = torch.zeros(len(sizes), int(sizes.max()) + 2, dtype=torch.bool)
+    for row, size in zip(real, sizes.tolist(), strict=True):
+        row[torch.randperm(len(row))[:size]] = True  # with gaps
+    x = torch.full((*real.shape, 4), torch.nan, dtype=torch.float64)
+    x[real] = batch.x
+    graph, place = real.nonzero(as_tuple=True)
+    source, target = batch.edge_index
+    at = (graph[target], place[target], place[source])
+    adjacent = ~(real.unsqueeze(1) & real.unsqueeze(2))  # True wherever there is padding
+    adjacent[at] = True
+    attr = torch.full((*adjacent.shape, 3), torch.nan, dtype=torch.float64)
+    attr[at] = batch.edge_attr
+    torch.testing.assert_close(method.forward_padded(x, real, adjacent, attr, batch.u), method(batch))
+
+
 @pytest.mark.parametrize("readout", READOUTS)
 @pytest.mark.parametrize("message", MESSAGES)
 def test_the_order_of_nodes_and_of_edges_does_not_matter(readout, message):

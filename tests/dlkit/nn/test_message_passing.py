@@ -183,9 +183,11 @@ def by_hand(model, h, edge_index, attr, index, graphs):
             else:
                 received[target] = received[target] + matrix @ h[source]
         if model.hear is not None:
-            heard = torch.stack([model.hear[t](h[index == graph]).sum(0) for graph in range(graphs)])
-            received = received + model.speak[t](virtual)[index]
-            virtual = model.virtual_updates[t](heard, virtual)
+            if number:
+                received = received + model.speak[(number - 1) % len(model.speak)](virtual)[index]
+            v = number % len(model.hear)
+            heard = torch.stack([model.hear[v](h[index == graph]).sum(0) for graph in range(graphs)])
+            virtual = model.virtual_updates[v](heard, virtual)
         h = model.updates[t](received, h)
     return h
 
@@ -201,6 +203,17 @@ def test_rounds_are_the_formulas(message, tied, virtual_node):
     index = torch.tensor([0] * 10 + [1] * 3 + [3])  # the third graph is empty, and the last one a node alone
     found = model(h, Edges(edge_index, attr, 14), index, 5)
     torch.testing.assert_close(found, by_hand(model, h, edge_index, attr, index, 5))
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_every_parameter_is_used(rounds, tied):
+    """Two processes would refuse others."""
+    model = MessagePassing(6, 3, rounds, 5, "sigmoid", tied, virtual_node=True)
+    edge_index = complete(3)
+    edges, index = Edges(edge_index, torch.randn(6, 3), 3), torch.zeros(3, dtype=torch.int64)
+    model(torch.randn(3, 6), edges, index, 1).sum().backward()
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
 
 
 @pytest.mark.parametrize("rounds", [1, 2, 4])

@@ -304,7 +304,7 @@ def test_instances_labels_and_poolings_that_do_not_fit_are_refused():
     batch = bags()
     with pytest.raises(ValueError, match=r"built for examples of shape \(6,\) and was given \(7,\)"):
         method(shape=(6,)).loss(batch)
-    with pytest.raises(ValueError, match="member 0 of set 2 is NaN: mend it, or leave it out"):
+    with pytest.raises(ValueError, match="member 0 of set 2 is not finite: mend it, or leave it out"):
         method().loss(batch._replace(x=batch.x.index_fill(0, torch.tensor([4]), torch.nan)))
     for y, message in (
         (torch.tensor([0, 2, 1]), "a bag has the label 2: AttentionMIL tells positive bags, 1, from negative ones, 0"),

@@ -362,9 +362,9 @@ def test_members_and_bounds_that_do_not_fit_are_refused():
         model(batch._replace(ptr=torch.arange(9)))
     x = batch.x.clone()
     x[6, 1] = torch.nan
-    with pytest.raises(ValueError, match="member 2 of set 2 is NaN: mend it, or leave it out"):
+    with pytest.raises(ValueError, match="member 2 of set 2 is not finite: mend it, or leave it out"):
         model(batch._replace(x=x))
-    with pytest.raises(ValueError, match="member 2 of set 2 is NaN"):
+    with pytest.raises(ValueError, match="member 2 of set 2 is not finite"):
         model.predict(x, PTR)
     with pytest.raises(ValueError, match=r"token 11 is outside 0\.\.10: set vocab_size"):
         dlkit.DeepSets((), 11, 1, None).predict(torch.tensor([3, 11]), torch.tensor([0, 2]))
