@@ -73,7 +73,12 @@ class Pictures(FirstExamples):
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         board, examples = writer(trainer), self.take()
+        # In every process, because it adds up what they have seen.
+        lengths = pl_module.by_length() if in_training(trainer) and isinstance(pl_module, MeasuresByLength) else None
         if board is not None and self.wanted(trainer):
+            if lengths is not None:
+                found = {name: values.cpu().numpy() for name, values in lengths.items()}
+                board.add_figure("accuracy_by_length", drawing.by_length(**found), steps_done(trainer))
             with isolated(SEED):
                 self.write(board, steps_done(trainer), pl_module)
         if board is None or examples is None:
@@ -147,13 +152,10 @@ class Pictures(FirstExamples):
             board.add_figure("reliability", drawing.reliability(probabilities, truth), step)
 
     def write(self, board: SummaryWriter, step: int, method: L.LightningModule) -> None:
-        """Shows what needs no examples: text that a model goes on with, accuracy against length."""
+        """Shows what needs no examples: text that a model goes on with, configurations of a lattice."""
         if isinstance(method, Generates) and method.codec is not None:
             lines = method.generate(num_tokens=NUM_TOKENS).splitlines()
             board.add_text("generated", "\n".join(f"    {line}" for line in lines), step)
-        if isinstance(method, MeasuresByLength):
-            found = {name: values.cpu().numpy() for name, values in method.by_length().items()}
-            board.add_figure("accuracy_by_length", drawing.by_length(**found), step)
         if isinstance(method, SamplesLattice):
             self.lattice(board, step, method)
 

@@ -12,7 +12,7 @@ def brute_force(positions, cutoff, box=None):
     """Every image of every point: the edges, sorted, and where the first of them lies as seen from the second."""
     shifts = torch.zeros(1, 2, dtype=torch.float64)
     if box is not None:
-        period = torch.tensor(box, dtype=torch.float64).expand(2)
+        period = torch.as_tensor(box, dtype=torch.float64).expand(2)
         shifts = torch.cartesian_prod(torch.arange(-2, 3), torch.arange(-2, 3)) * period
         positions = positions % period
     seen = positions[None, :, None] + shifts - positions[:, None, None]  # (target, source, image, 2)
@@ -21,7 +21,7 @@ def brute_force(positions, cutoff, box=None):
     return torch.stack([source, target], 1), seen[target, source, image]
 
 
-@pytest.mark.parametrize("box", [None, 1.0, (1.5, 1.0), (4.0, 1.1)])
+@pytest.mark.parametrize("box", [None, 1.0, torch.tensor(1.0), (1.5, 1.0), (4.0, 1.1)])
 @pytest.mark.parametrize("cutoff", [0.2, 0.5])
 def test_neighbours_are_those_of_brute_force(box, cutoff):
     positions = 1.5 * torch.randn(100, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -82,7 +82,8 @@ def test_fewer_than_two_points_have_no_neighbours(number):
             r"box=1.9 is smaller than twice the cutoff 1.0, .*: give a larger box, or a smaller cutoff",
         ),
         (torch.zeros(4, 2), 1.0, (5.0, 0.5), r"is smaller than twice the cutoff"),
-        (torch.zeros(4, 2), 1.0, float("nan"), r"is smaller than twice the cutoff"),
+        (torch.zeros(4, 2), 1.0, float("nan"), r"box=nan: give finite periods, or no box for open space"),
+        (torch.zeros(4, 2), 1.0, (5.0, float("inf")), r"give finite periods, or no box for open space"),
     ],
 )
 def test_what_cannot_be_searched_is_refused(positions, cutoff, box, message):

@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from training import Losses, trainer
 
 import dlkit
-from datamodules import Bags, CharText, CoNLLU, NoData, Palindromes, ParallelText
+from datamodules import Bags, ChargedParticles, CharText, CoNLLU, DigitSum, NoData, Palindromes, ParallelText, Rings
 from dlkit.callbacks import Checkpoints, RandomState
 
 STEPS = 3
@@ -23,6 +23,9 @@ DATA = {
     "language-model": lambda: CharText(window=20, batch_size=16),
     "translator": lambda: ParallelText(batch_size=64),
     "bags": lambda: Bags(batch_size=16, validate=True),
+    "sets": lambda: DigitSum(num_examples=1000, val_size=60, batch_size=64),
+    "graphs": lambda: Rings(rounds=3, num_examples=500, val_size=100, batch_size=64),
+    "particles": lambda: ChargedParticles(num_train=200, num_val=20, num_test=20, start=3, steps=5, batch_size=20),
     "lattice": lambda: NoData(steps=6, batch_size=32, val_size=32),
 }
 METHODS = {
@@ -38,6 +41,11 @@ METHODS = {
         hidden_size=8, **more,
     ),
     "bags": lambda data, **more: dlkit.AttentionMIL(data.data_shape, embedding_dim=8, attention_dim=4, **more),
+    "sets": lambda data, **more: dlkit.DeepSets((), data.vocab_size, 1, hidden_dims=(8, 8)),
+    "graphs": lambda data, **more: dlkit.MPNN(
+        1, 0, num_classes=4, task="classification", rounds=3, hidden_size=8, virtual_node=True, **more
+    ),
+    "particles": lambda data, **more: dlkit.InteractionNetwork(hidden_size=8, num_layers=2),
     "lattice": lambda data, **more: dlkit.LatticeFlow((4, 4), num_layers=2, channels=(4,), schedule="constant"),
 }  # fmt: skip
 every_method = pytest.mark.parametrize("name", METHODS)
@@ -69,6 +77,7 @@ def test_a_raw_loop_and_the_trainer_give_the_same_losses(name):
     method, raw = METHODS[name](data, dropout=0.3), []
     optimizer = method.configure_optimizers()
     for batch in data.loader("train", shuffle=True):
+        batch = data.on_after_batch_transfer(batch, 0)
         loss = method.carry("train", batch) if name == "language-model" else method.loss(batch)[0]
         optimizer.zero_grad()
         loss.backward()
@@ -155,8 +164,9 @@ import sys, warnings
 warnings.simplefilter("ignore")
 import lightning as L, torch
 sys.path.insert(0, sys.argv[1])
+from lightning.pytorch.loggers import TensorBoardLogger
 from test_mechanics import DATA, METHODS
-from dlkit.callbacks import RandomState
+from dlkit.callbacks import Pictures, RandomState, SetPictures
 
 class Rows(L.Callback):
     # What a process reads.
@@ -187,6 +197,16 @@ for name, build in METHODS.items():
         for one, other in zip(method.states["train"], again.states["train"]):
             assert torch.equal(one, other)
     torch.save((found, read), f"{sys.argv[2]}.{trainer.global_rank}")
+
+# What is drawn by one process is measured by both.
+for name, pictures in (("sets", SetPictures()), ("classifier", Pictures())):
+    data = DATA[name]()
+    method = METHODS[name](data)
+    trainer = L.Trainer(
+        accelerator="cpu", devices=2, strategy="ddp", max_steps=2, logger=TensorBoardLogger("boards", name),
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, callbacks=[RandomState(), pictures],
+    )
+    trainer.fit(method, datamodule=data)
 """
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
@@ -89,6 +91,7 @@ def test_errors_over_a_pass_are_those_over_all_examples():
     rmse, mae = error.square().nanmean(0).sqrt(), error.abs().nanmean(0)
     assert found["test/rmse"] == pytest.approx(rmse.mean().item(), rel=1e-5)
     assert found["test/mae"] == pytest.approx(mae.mean().item(), rel=1e-5)
+    assert found["test/loss"] == pytest.approx((error / torch.tensor(STD)).square().nanmean().item(), rel=1e-5)
     for number, name in enumerate("ab"):
         assert found[f"test/rmse_{name}"] == pytest.approx(rmse[number].item(), rel=1e-5)
         assert found[f"test/mae_{name}"] == pytest.approx(mae[number].item(), rel=1e-5)
@@ -111,6 +114,24 @@ def test_classes_are_counted_over_a_pass():
     assert found["test/accuracy"] == pytest.approx((probabilities.argmax(1) == data.y).float().mean().item())
     assert found["test/auc"] == pytest.approx(roc_auc_score(data.y, probabilities[:, 1]))
     assert found["test/loss"] == pytest.approx(F.cross_entropy(method(data), data.y).item(), rel=1e-5)
+
+
+def test_a_pass_without_targets_has_no_loss_and_one_with_a_single_class_no_area():
+    """Neither is 0, which a checkpoint would be chosen for."""
+    none = Examples(torch.randn(4, 4), torch.full((4, 2), torch.nan))
+    found = trainer().test(regressor(), batches(none, 4), verbose=False)[0]
+    assert all(math.isnan(value) for value in found.values())
+    alike = Examples(torch.randn(4, 4), torch.ones(4, dtype=torch.int64))
+    assert math.isnan(trainer().test(Linear("classification", 0, 2), batches(alike, 4), verbose=False)[0]["test/auc"])
+
+
+def test_a_pass_that_broke_off_leaves_nothing_behind():
+    method, data = regressor(), examples()
+    expected = trainer().test(method, batches(data, 30), verbose=False)[0]
+    with pytest.raises(ValueError, match="predicts targets of shape"):
+        broken = DataLoader([Examples(data.x, data.y + 100), Examples(data.x, data.y[:3])], batch_size=None)
+        trainer().test(method, broken, verbose=False)
+    assert trainer().test(method, batches(data, 30), verbose=False)[0] == expected
 
 
 def test_a_checkpoint_keeps_mean_standard_deviation_and_names(tmp_path):

@@ -173,6 +173,19 @@ def test_batches_of_torch_geometric_give_the_same():
     torch.testing.assert_close(with_u(data_of(alone[0], u=alone[0].u)), with_u(alone[0]))
 
 
+def test_whole_numbers_and_graphs_told_apart_by_an_index_alone_are_read():
+    """As of torch_geometric.utils.from_smiles, and of a Data put together by hand."""
+    method = mpnn().float()
+    x, attr, ends = torch.randint(0, 3, (5, 4)), torch.randint(0, 3, (2, 3)), torch.tensor([[0, 1], [1, 0]])
+    one, other = Data(x=x[:3], edge_index=ends, edge_attr=attr), Data(x=x[3:], edge_index=ends, edge_attr=attr)
+    both = Data(
+        x=x, edge_index=torch.cat([ends, ends + 3], 1), edge_attr=attr.repeat(2, 1), batch=torch.tensor([0, 0, 0, 1, 1])
+    )
+    torch.testing.assert_close(method(both), torch.cat([method(one), method(other)]))
+    with pytest.raises(ValueError, match=r"edge_index is \(3, 2\), torch.int64: give \(2, edges\), int64"):
+        method(Data(x=x, edge_index=torch.zeros(3, 2, dtype=torch.int64), edge_attr=attr))
+
+
 def test_a_vector_of_reals_is_one_target_and_missing_features_of_edges_are_none():
     graph = one(5)
     method = mpnn(edge_features=0, num_targets=1)
@@ -261,6 +274,13 @@ def test_dropout_and_graph_features_are_kept_in_a_checkpoint(tmp_path):
         ({"edge_attr": torch.full((10, 3), torch.inf)}, "edge 0 of the batch has inf as feature 0"),
         ({"edge_index": torch.arange(10).expand(2, 10)}, "edge 5 of the batch leads from node 5 to node 5 and there are 5"),
         ({"edge_index": torch.full((2, 10), -1)}, "edge 0 of the batch leads from node -1 to node -1"),
+        (
+            {"edge_index": torch.zeros(10, 2, dtype=torch.int64)},
+            r"edge_index is \(10, 2\), torch.int64: give \(2, edges\), int64",
+        ),
+        ({"edge_index": torch.zeros(2, 10, dtype=torch.int32)}, r"edge_index is \(2, 10\), torch.int32: give \(2, edges\)"),
+        ({"ptr": torch.tensor([0, 4])}, r"the bounds of the graphs are \[0, 4\] and there are 5 nodes: give ptr from 0"),
+        ({"x": torch.zeros(5, 4, dtype=torch.int64)}, "the features of nodes are torch.int64: give real numbers, float32"),
         ({"y": torch.zeros(2, 2)}, r"predicts targets of shape \(1, 2\) and the batch has \(2, 2\)"),
     ],
     ids=lambda value: value if isinstance(value, str) else next(iter(value)),

@@ -366,6 +366,14 @@ def test_members_and_bounds_that_do_not_fit_are_refused():
         model(batch._replace(x=x))
     with pytest.raises(ValueError, match="member 2 of set 2 is not finite"):
         model.predict(x, PTR)
+    with pytest.raises(ValueError, match="the bounds of the sets are"):
+        model(batch._replace(ptr=PTR.double()))
+    with pytest.raises(ValueError, match=r"DeepSets was given members of torch.int64: give real numbers, float32"):
+        model(batch._replace(x=torch.zeros(9, 4, dtype=torch.int64)))
+    with pytest.raises(ValueError, match=r"DeepSets was given members of torch.float32: give tokens, int64"):
+        dlkit.DeepSets((), 11, 1, None).predict(torch.zeros(2), torch.tensor([0, 2]))
+    with pytest.raises(ValueError, match=r"the mask is \(3, 5\), torch.int64, of members \(3, 5, 4\): give \(3, 5\), bool"):
+        model.forward_padded(torch.zeros(3, 5, 4), torch.ones(3, 5, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"token 11 is outside 0\.\.10: set vocab_size"):
         dlkit.DeepSets((), 11, 1, None).predict(torch.tensor([3, 11]), torch.tensor([0, 2]))
 
