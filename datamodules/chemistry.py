@@ -23,6 +23,7 @@ ATOM_CHOICES = (len(ELEMENTS) + 1, 6, 5, 5, len(HYBRIDIZATIONS) + 1, len(HANDS))
 ATOM_FEATURES = sum(ATOM_CHOICES) + 3  # and whether aromatic, whether in a ring, mass / 100 u
 BOND_CHOICES = (len(BONDS) + 1, 3)  # kind and geometry
 BOND_FEATURES = sum(BOND_CHOICES) + 2  # and whether conjugated, whether in a ring
+DESCRIPTORS = 10
 
 
 def read_smiles(smiles: str) -> Any | None:
@@ -54,6 +55,29 @@ def log_p(molecule: Any) -> float:
     from rdkit.Chem import rdMolDescriptors
 
     return rdMolDescriptors.CalcCrippenDescriptors(molecule)[0]
+
+
+def describe_molecule(molecule: Any) -> tuple[float, ...]:
+    """What is known of a whole molecule, divided by what is usual: `DESCRIPTORS` numbers of about 1.
+
+    Wildman and Crippen's log P and molar refractivity, mass, polar surface (Ertl et al. 2000), donors and acceptors of hydrogen
+    bonds, rotatable bonds, aromatic rings, and the shares of aromatic atoms and of carbons with four neighbours.
+    """
+    from rdkit.Chem import rdMolDescriptors as rdkit
+
+    log_p, refractivity = rdkit.CalcCrippenDescriptors(molecule)
+    return (
+        log_p / 3,
+        refractivity / 60,
+        rdkit.CalcExactMolWt(molecule) / 200,
+        rdkit.CalcTPSA(molecule) / 60,
+        rdkit.CalcNumHBD(molecule) / 2,
+        rdkit.CalcNumHBA(molecule) / 3,
+        rdkit.CalcNumRotatableBonds(molecule) / 4,
+        rdkit.CalcNumAromaticRings(molecule) / 2,
+        sum(atom.GetIsAromatic() for atom in molecule.GetAtoms()) / molecule.GetNumAtoms(),
+        rdkit.CalcFractionCSP3(molecule),
+    )
 
 
 def molecular_graphs(molecules: Iterable[Any]) -> Columns:

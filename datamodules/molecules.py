@@ -7,14 +7,23 @@ import io
 import math
 import random
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 
 from datamodules.base import data_root
-from datamodules.chemistry import ATOM_FEATURES, BOND_FEATURES, canonical_smiles, log_p, molecular_graphs, read_smiles
+from datamodules.chemistry import (
+    ATOM_FEATURES,
+    BOND_FEATURES,
+    DESCRIPTORS,
+    canonical_smiles,
+    describe_molecule,
+    log_p,
+    molecular_graphs,
+    read_smiles,
+)
 from datamodules.columns import Columns, select
 from datamodules.sets import GraphData
 from datamodules.text_files import read_text
@@ -62,6 +71,8 @@ class SmilesCSV(GraphData):
         target_columns: the columns to be predicted, numbers; an empty cell is a missing target. Empty for a named source's own.
         invalid: what is done with a SMILES string that is no molecule: "skip" leaves its line out with a warning, "refuse"
             refuses the file.
+        descriptors: whether a graph has features of its own, what RDKit computes of the whole molecule: see
+            `datamodules.chemistry.describe_molecule`.
         root: the folder that holds `moleculenet`; DLKIT_DATA if None.
         batch_size: see `GraphData`.
         val_size, test_size: the shares of the molecules that are the validation part and the test part.
@@ -88,6 +99,7 @@ class SmilesCSV(GraphData):
         smiles_column: str = "smiles",
         target_columns: tuple[str, ...] = (),
         invalid: Invalid = "skip",
+        descriptors: bool = False,
         root: str | None = None,
         batch_size: int = 32,
         val_size: float = 0.1,
@@ -113,6 +125,8 @@ class SmilesCSV(GraphData):
         self.target_names = known.names if known and self.target_columns == known.columns else self.target_columns
         self.num_targets = len(self.target_columns)
         self.invalid: Invalid = invalid
+        self.descriptors = descriptors
+        self.graph_features = DESCRIPTORS if descriptors else 0
         self.root = root
         self.shares = {"test": test_size, "val": val_size}
         self.smiles: dict[str, tuple[str, ...]] = {}
@@ -153,8 +167,8 @@ class SmilesCSV(GraphData):
             smiles = "".join([draw.choice(ENDS), *draw.choices(PIECES, k=draw.randint(1, 6)), draw.choice(ENDS)])
             molecule = read_smiles(smiles)
             found[canonical_smiles(molecule)] = molecule  # chains that are read from either end are the same molecule
-        molecules = found.values()
-        return list(found), {**molecular_graphs(molecules), "y": torch.tensor([[log_p(molecule)] for molecule in molecules])}
+        y = torch.tensor([[log_p(molecule)] for molecule in found.values()])
+        return list(found), {**self.graphs(found.values()), "y": y}
 
     def read(self, path: Path) -> tuple[list[str], Columns]:
         """The SMILES strings of a file that are molecules, and the columns made of them."""
@@ -169,7 +183,14 @@ class SmilesCSV(GraphData):
             molecules.append(molecule)
             y.append(targets)
         self.report(path, broken, len(smiles) + len(broken))
-        return smiles, {**molecular_graphs(molecules), "y": torch.tensor(y).view(-1, self.num_targets)}
+        return smiles, {**self.graphs(molecules), "y": torch.tensor(y).view(-1, self.num_targets)}
+
+    def graphs(self, molecules: Collection[Any]) -> Columns:
+        """The columns made of molecules."""
+        columns = molecular_graphs(molecules)
+        if self.descriptors:
+            columns["u"] = torch.tensor([describe_molecule(molecule) for molecule in molecules]).view(-1, DESCRIPTORS)
+        return columns
 
     def report(self, path: Path, broken: list[str], total: int) -> None:
         """Warns of SMILES strings that are left out.

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 
 import pytest
 import torch
 from rdkit import Chem
+from rdkit.Chem import Descriptors
 
 from datamodules import SmilesCSV
-from datamodules.chemistry import ATOM_FEATURES, BOND_FEATURES, molecular_graphs, read_smiles
+from datamodules.chemistry import (
+    ATOM_FEATURES,
+    BOND_FEATURES,
+    DESCRIPTORS,
+    describe_molecule,
+    molecular_graphs,
+    read_smiles,
+)
 from datamodules.columns import select
 
 DRUGS = (
@@ -110,6 +119,20 @@ def test_a_batch_is_its_molecules_one_behind_the_other():
         assert torch.equal(batch.y[place], one["y"][0])
     assert batch.index.tolist() == sorted(batch.index.tolist())
     assert (batch.edge_index[1].diff() >= 0).all()
+
+
+def test_descriptors_are_of_the_whole_molecule():
+    data = SmilesCSV(descriptors=True)
+    data.setup()
+    batch = next(data.batches("test"))
+    molecules = [Chem.MolFromSmiles(smiles) for smiles in data.smiles["test"]]
+    assert data.graph_features == DESCRIPTORS and batch.u.shape == (20, DESCRIPTORS)
+    torch.testing.assert_close(3 * batch.u[:, :1], batch.y)  # log P is what is to be predicted of generated molecules
+    assert batch.u[:, 7].mul(2).tolist() == [float(Descriptors.NumAromaticRings(molecule)) for molecule in molecules]
+    benzene, hydrogen, salt = (describe_molecule(read_smiles(smiles)) for smiles in ("c1ccccc1", "[H][H]", "[Na+].[Cl-]"))
+    assert benzene[4:] == (0, 0, 0, 0.5, 1, 0) and benzene[2] == pytest.approx(78.047 / 200, rel=1e-4)
+    assert all(math.isfinite(value) for value in (*hydrogen, *salt))
+    assert SmilesCSV().graph_features == 0
 
 
 def test_generated_molecules_are_all_different_and_the_split_follows_its_seed():
