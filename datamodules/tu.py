@@ -18,6 +18,8 @@ from datamodules.ragged import Ragged
 from datamodules.sets import GraphData, bounds, sorted_edges
 from datamodules.text_files import read_text
 
+NUM_GENERATED = 400
+
 
 class TUDataset(GraphData):
     """Graphs of the TU collection (Morris et al. 2020, arXiv:2007.08663), whose nodes have tags: the class is to be told.
@@ -30,8 +32,9 @@ class TUDataset(GraphData):
     Tags and classes are whole numbers. Each edge stands at both of its nodes. A node's features are a one-hot of its tag.
 
     Args:
-        source: a name, "MUTAG", "PROTEINS", "NCI1", "ENZYMES" or another, of a file `tu_graphs/NAME.txt`; or the path of a
-            `.txt` file of your own.
+        source: "generated", 400 random trees of 8 to 16 nodes with the tags 0 to 3, of class 1 where two nodes of tag 0 are
+            neighbours; or a name, "MUTAG", "PROTEINS", "NCI1", "ENZYMES" or another, of a file `tu_graphs/NAME.txt`; or the
+            path of a `.txt` file of your own.
         root: the folder that holds `tu_graphs`; DLKIT_DATA if None.
         fold: which of the folds is the test part, from 0.
         num_folds: how many folds there are.
@@ -49,7 +52,7 @@ class TUDataset(GraphData):
 
     def __init__(
         self,
-        source: str = "MUTAG",
+        source: str = "generated",
         root: str | None = None,
         fold: int = 0,
         num_folds: int = 10,
@@ -76,7 +79,7 @@ class TUDataset(GraphData):
     @cached_property
     def file(self) -> TaggedGraphs:
         """What the file says."""
-        return read_tagged_graphs(self.path)
+        return generated_trees() if self.source == "generated" else read_tagged_graphs(self.path)
 
     @cached_property
     def classes(self) -> Tensor:
@@ -104,7 +107,7 @@ class TUDataset(GraphData):
         y = torch.searchsorted(self.classes, file.y)
         edge_attr = Ragged(torch.zeros(len(file.edges.values), 0), file.edges.lengths)
         columns = {"x": Ragged(x, file.sizes), "edges": file.edges, "edge_attr": edge_attr, "y": y}
-        parts = stratified_parts(y, self.fold, self.num_folds, self.split_seed, str(self.path))
+        parts = stratified_parts(y, self.fold, self.num_folds, self.split_seed, self.source)
         return {name: select(columns, rows) for name, rows in parts.items()}
 
 
@@ -122,6 +125,23 @@ class TaggedGraphs(NamedTuple):
     sizes: Tensor
     edges: Ragged
     y: Tensor
+
+
+def generated_trees() -> TaggedGraphs:
+    """The generated graphs, the same each time; see `TUDataset`."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = torch.randint(8, 17, (NUM_GENERATED,), generator=generator)
+    graph = torch.repeat_interleave(torch.arange(NUM_GENERATED), sizes)
+    nodes, first = torch.arange(len(graph)), bounds(sizes)[graph]
+    tags = torch.randint(4, (len(graph),), generator=generator)
+    # Every node but the first of a tree hangs on one of those before it.
+    above = first + (torch.rand(len(graph), generator=generator) * (nodes - first)).long()
+    ends = torch.stack([above, nodes], 1)[nodes > first]
+    edges, _ = sorted_edges(*[torch.cat([ends, ends.flip(1)])] * 2)
+    y = torch.zeros(NUM_GENERATED, dtype=torch.int64)
+    y[graph[ends[(tags[ends] == 0).all(1), 0]]] = 1
+    of = graph[edges[:, 1]]
+    return TaggedGraphs(tags, sizes, Ragged(edges - bounds(sizes)[of].unsqueeze(1), of.bincount(minlength=NUM_GENERATED)), y)
 
 
 def read_tagged_graphs(path: Path) -> TaggedGraphs:

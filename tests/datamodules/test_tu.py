@@ -19,6 +19,22 @@ def file(tmp_path, text):
     return TUDataset(str(tmp_path / "graphs.txt"), num_folds=3)
 
 
+def test_generated_trees_have_the_class_that_neighbours_of_tag_0_give_them():
+    data = TUDataset()
+    data.setup()
+    assert [len(data.splits[name]["y"]) for name in ("train", "val", "test")] == [320, 40, 40]
+    for name in ("train", "val", "test"):
+        for graph in range(40):
+            batch = data.collate(data.splits[name], torch.tensor([graph]))
+            nodes = len(batch.x)
+            assert 8 <= nodes <= 16 and batch.edge_index.shape[1] == 2 * (nodes - 1)
+            reached = torch.eye(nodes).index_put(tuple(batch.edge_index), torch.ones(2 * nodes - 2)).matrix_power(nodes)
+            assert (reached > 0).all(), "a tree is in one piece"
+            tags = batch.x.argmax(1)
+            assert batch.y.item() == int((tags[batch.edge_index] == 0).all(0).any())
+    assert 0.3 < data.splits["train"]["y"].float().mean() < 0.7
+
+
 def test_graphs_are_read_as_they_stand(tmp_path):
     data = file(tmp_path, "12\n" + (PATH + POINT) * 6)
     data.setup()
@@ -97,7 +113,7 @@ def test_a_missing_file_says_where_it_is_looked_for(tmp_path):
     with pytest.raises(
         FileNotFoundError, match=r"there is no file .*tu_graphs/MUTAG.txt: put it there, or name another folder"
     ):
-        TUDataset(root=str(tmp_path)).setup()
+        TUDataset("MUTAG", root=str(tmp_path)).setup()
 
 
 @pytest.mark.skipif(not os.environ.get("DLKIT_DATA"), reason="DLKIT_DATA names no folder with the real files")
