@@ -236,6 +236,18 @@ def random_shift(x: Tensor, shift: int) -> Tensor:
     return padded[picture, :, rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2).contiguous()
 
 
+def random_affine(x: Tensor, amount: float, shift: float) -> Tensor:
+    """Turns each picture by up to `amount` radians, stretches each of its sides and shears it by up to that share, and moves it
+    by up to `shift` pixels, all at random: (batch, channels, height, width). What comes in from outside is 0.
+    """
+    angle, wide, high, shear, right, down = 2 * torch.rand(6, len(x), device=x.device) - 1
+    cos, sin = (amount * angle).cos(), (amount * angle).sin()
+    across = torch.stack([cos * (1 + amount * wide), amount * shear - sin, 2 * shift / x.shape[3] * right], 1)
+    along = torch.stack([sin, cos * (1 + amount * high), 2 * shift / x.shape[2] * down], 1)
+    grid = torch.nn.functional.affine_grid(torch.stack([across, along], 1), list(x.shape), align_corners=False)
+    return torch.nn.functional.grid_sample(x, grid, align_corners=False)
+
+
 def hold_out(number: int, val_size: int, seed: int) -> tuple[Tensor, Tensor]:
     """Which of `number` examples stay for training, in order, and which are held out for validation: int64 each.
 

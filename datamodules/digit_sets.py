@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from datamodules.base import ImageData, Split, not_negative, random_shift
+from datamodules.base import ImageData, Split, not_negative, random_affine, random_shift
 from datamodules.columns import Columns
 from datamodules.digits import Digits
 from datamodules.mnist import MNIST
@@ -33,10 +33,11 @@ class DigitSets(SetData):
         batch_size: sets a batch and device.
         root: where the files of "mnist" lie; see `MNIST`.
         shift: training pictures are moved by up to so many pixels in each direction, filled with zeros.
+        deform: training pictures are turned, stretched and sheared by up to so much; see `datamodules.base.random_affine`.
         split_seed: of the sets. Which pictures are whose is the source's choice, by its defaults.
 
     Raises:
-        ValueError: an unknown source, or a negative shift; in use, a damaged file of "mnist".
+        ValueError: an unknown source, a negative shift, or a deformation outside [0, 1); in use, a damaged file of "mnist".
         FileNotFoundError: in use, a file of "mnist" is absent and cannot be downloaded.
 
     Attributes:
@@ -52,7 +53,13 @@ class DigitSets(SetData):
     labels: Tensor
 
     def __init__(
-        self, source: DigitSource, batch_size: int, root: str | None = None, shift: int = 0, split_seed: int = 0
+        self,
+        source: DigitSource,
+        batch_size: int,
+        root: str | None = None,
+        shift: int = 0,
+        split_seed: int = 0,
+        deform: float = 0.0,
     ) -> None:
         super().__init__(batch_size, split_seed=split_seed)
         if source not in self.sources:
@@ -60,6 +67,9 @@ class DigitSets(SetData):
         self.source: DigitSource = source
         self.root = root
         self.shift = not_negative("shift", shift, "pixels")
+        if not 0 <= deform < 1:
+            raise ValueError(f"deform={deform}: give a share of the picture's size, 0 or more and below 1, such as 0.15")
+        self.deform = deform
         if source == "symbols":
             self.data_shape, self.vocab_size = (), 11
         else:
@@ -116,7 +126,9 @@ class DigitSets(SetData):
             return batch._replace(x=batch.x + 1)
         self.images = self.images.to(batch.x.device)  # moved by the first batch, and there for the others
         x = self.images[batch.x].float().div_(self.num_levels - 1)
-        if training and self.shift:
+        if training and self.deform:
+            x = random_affine(x, self.deform, self.shift)
+        elif training and self.shift:
             x = random_shift(x, self.shift)
         dtype = torch.float32 if self.trainer is None else self.trainer.lightning_module.dtype
         return batch._replace(x=x.to(dtype))  # other than float32 in "true" half precision

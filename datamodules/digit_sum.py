@@ -26,7 +26,7 @@ class DigitSum(DigitSets):
         test_sizes: of validation and test sets.
         num_examples: training sets.
         val_size: validation sets, shared out among `test_sizes`. There are 2000 test sets of each size.
-        batch_size, root, shift, split_seed: see `DigitSets`.
+        batch_size, root, shift, split_seed, deform: see `DigitSets`.
 
     Raises:
         ValueError: no members or no sets, or fewer validation sets than sizes; and as `DigitSets`.
@@ -51,8 +51,9 @@ class DigitSum(DigitSets):
         root: str | None = None,
         shift: int = 0,
         split_seed: int = 0,
+        deform: float = 0.0,
     ) -> None:
-        super().__init__(source, batch_size, root, shift, split_seed)
+        super().__init__(source, batch_size, root, shift, split_seed, deform)
         if max_size < 1 or num_examples < 1:
             raise ValueError(f"max_size={max_size} and num_examples={num_examples}: give at least 1")
         if not test_sizes or min(test_sizes) < 1:

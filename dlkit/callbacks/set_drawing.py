@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 TRUE, CHOSEN, WRONG = "tab:orange", "tab:blue", "tab:red"
 CELL, STRIP = 0.62, 0.5  # inches a picture; and the height below one, in pictures
 MOST = 20  # pictures of a set, side by side
+LETTERS = 14  # of a title, in an inch
 
 
 class Row(NamedTuple):
@@ -58,7 +60,8 @@ def rows_of_pictures(rows: list[Row], title: str) -> Figure:
             axes.text(columns, bottom + 0.4, f"and {len(row.pictures) - MOST} more", va="center", fontsize=7)
     axes.set(xlim=(-2.2, columns + 0.1), ylim=(-0.05, len(rows) * height), aspect="equal")
     axes.axis("off")
-    axes.set_title(title, fontsize=9)
+    # Of few and small sets the figure is narrower than a line.
+    axes.set_title(textwrap.fill(title, int(LETTERS * canvas.get_figwidth())), fontsize=9)
     return canvas
 
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from datamodules import Digits
-from datamodules.base import ImageData, bernoulli, data_root, fetch, random_shift
+from datamodules.base import ImageData, bernoulli, data_root, fetch, random_affine, random_shift
 from dlkit.batches import Examples
 
 
@@ -338,6 +338,28 @@ def test_no_content_of_the_interior_is_lost():
     moved = random_shift(x, 2)
     assert torch.equal(moved.flatten(1).sort(1).values, x.flatten(1).sort(1).values)
     assert not torch.equal(moved, x)
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 20, 32)], ids=str)
+def test_deformed_pictures_are_moved_turned_and_stretched_by_no_more_than_is_said(shape):
+    _, height, width = shape
+    rows, columns = torch.meshgrid(
+        torch.arange(height) - (height - 1) / 2, torch.arange(width) - (width - 1) / 2, indexing="ij"
+    )
+    blob = torch.exp(-(rows.square() + columns.square()) / 8).expand(400, *shape).contiguous()
+    torch.testing.assert_close(random_affine(blob, 0.0, 0.0), blob)
+    moved = random_affine(blob, 0.0, 3.0)
+    for axis in (rows, columns):
+        centre = (moved[:, 0] * axis).sum((1, 2)) / moved[:, 0].sum((1, 2))
+        assert 2.7 < centre.max() < 3.05 and -3.05 < centre.min() < -2.7
+    # A bar through the middle, along the rows: how far it is turned, and how its ends are drawn in or out.
+    bar = torch.exp(-rows.square() / 2 - columns.square() / 32).expand(400, *shape).contiguous()
+    turned = random_affine(bar, 0.2, 0.0)[:, 0]
+    weight = turned.sum((1, 2))
+    across, along, both = ((turned * part).sum((1, 2)) / weight for part in (rows**2, columns**2, rows * columns))
+    angle = 0.5 * torch.atan2(2 * both, along - across)
+    assert 0.15 < angle.max() < 0.45 and -0.45 < angle.min() < -0.15
+    assert 0.6 < (along / 16).sqrt().min() < 0.95 < 1.05 < (along / 16).sqrt().max() < 1.4
 
 
 def test_every_shift_is_as_likely():

@@ -61,8 +61,9 @@ def test_members_are_the_pictures_of_their_digits_and_no_picture_is_in_two_parts
     assert not any(set(known[one]) & set(known[other]) for one, other in pairs)
 
 
-def test_training_pictures_alone_are_moved():
-    moved, still = DigitSum("digits", shift=1, **SETTINGS), DigitSum("digits", **SETTINGS)
+@pytest.mark.parametrize("how", [{"shift": 1}, {"deform": 0.1}], ids=str)
+def test_training_pictures_alone_are_moved(how):
+    moved, still = DigitSum("digits", **how, **SETTINGS), DigitSum("digits", **SETTINGS)
     one, other = next(iter(moved.batches("train"))), next(iter(still.batches("train")))
     assert torch.equal(one.y, other.y)
     assert not torch.equal(one.x, other.x)
@@ -101,6 +102,7 @@ def test_in_memory_lie_the_pictures_once():
         ({"test_sizes": (5, 0)}, r"test_sizes=\(5, 0\): give sizes of 1 or more"),
         ({"val_size": 3}, "val_size=3 is less than a set of each of the 6 test_sizes: give more"),
         ({"shift": -1}, "shift=-1: give 0 or more pixels"),
+        ({"deform": 1.0}, r"deform=1\.0: give a share of the picture's size, 0 or more and below 1"),
         ({"batch_size": 0}, "batch_size=0: give at least 1"),
     ],
     ids=str,

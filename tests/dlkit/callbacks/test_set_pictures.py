@@ -107,6 +107,10 @@ def test_a_frame_and_a_mark_are_seen():
     pictures = torch.full((3, 1, 8, 8), 0.5)
     plain = Row(pictures, ["", "", ""], ["", "", ""], None, "set", True)
     assert count(rows_of_pictures([plain], "title"), TRUE) == 0
+    long = rows_of_pictures([plain], "what each member adds to the prediction; framed where it is another number than that")
+    long.canvas.draw()
+    box, size = long.axes[0].title.get_window_extent(), long.get_size_inches() * long.dpi
+    assert 0 <= box.x0 < box.x1 <= size[0] and 0 <= box.y0 < box.y1 <= size[1]
     assert count(rows_of_pictures([plain._replace(framed=["", TRUE, ""])], "title"), TRUE) > 100
     assert count(rows_of_pictures([plain._replace(marked=2)], "title"), CHOSEN) > 100
     assert count(rows_of_pictures([plain], "title"), WRONG) == 0
