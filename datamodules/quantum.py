@@ -142,7 +142,7 @@ class QM7(SpatialMolecules):
                 f"there is no file {path}: put it there, or name another folder with --data.root or DLKIT_DATA"
             )
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                 numbers, positions, offsets, energy = (file[name] for name in ("z", "pos", "offsets", "energy"))
         except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(

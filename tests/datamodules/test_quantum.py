@@ -126,8 +126,19 @@ class Code:
 def test_a_processed_file_with_code_in_it_is_refused_and_nothing_is_run(tmp_path):
     data = qm9(tmp_path)
     torch.save(({"x": Code()}, {}, Data), tmp_path / "qm9" / "processed" / "data_v3.pt")
-    with pytest.raises(ValueError, match=r"data_v3.pt holds other things than tensors: remove it"):
+    with pytest.raises(ValueError, match=r"data_v3.pt is damaged or holds other things than tensors: remove it"):
         data.setup()
+
+
+@pytest.mark.parametrize("damaged", [b"", b"hello", b"PK\x03\x04 and no more"], ids=str)
+def test_damaged_files_are_refused(tmp_path, damaged):
+    data, other = qm9(tmp_path), qm7(tmp_path)
+    (tmp_path / "qm9" / "processed" / "data_v3.pt").write_bytes(damaged)
+    (tmp_path / "qm7" / "qm7.npz").write_bytes(damaged)
+    with pytest.raises(ValueError, match=r"data_v3.pt is damaged or holds other things than tensors: remove it"):
+        data.setup()
+    with pytest.raises(ValueError, match=r"qm7.npz does not hold z, pos, offsets and energy as plain arrays"):
+        other.setup()
 
 
 def qm7(tmp_path, **arrays):
