@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from datamodules.base import ImageData, Split, not_negative, random_affine, random_shift
+from datamodules.base import ImageData, Split, not_negative, random_deformation, random_shift
 from datamodules.columns import Columns
 from datamodules.digits import Digits
 from datamodules.mnist import MNIST
@@ -33,7 +33,7 @@ class DigitSets(SetData):
         batch_size: sets a batch and device.
         root: where the files of "mnist" lie; see `MNIST`.
         shift: training pictures are moved by up to so many pixels in each direction, filled with zeros.
-        deform: training pictures are turned, stretched and sheared by up to so much; see `datamodules.base.random_affine`.
+        deform: training pictures are turned, stretched and sheared by up to so much; see `datamodules.base.random_deformation`.
         split_seed: of the sets. Which pictures are whose is the source's choice, by its defaults.
 
     Raises:
@@ -127,7 +127,7 @@ class DigitSets(SetData):
         self.images = self.images.to(batch.x.device)  # moved by the first batch, and there for the others
         x = self.images[batch.x].float().div_(self.num_levels - 1)
         if training and self.deform:
-            x = random_affine(x, self.deform, self.shift)
+            x = random_deformation(x, self.deform, self.shift)
         elif training and self.shift:
             x = random_shift(x, self.shift)
         dtype = torch.float32 if self.trainer is None else self.trainer.lightning_module.dtype

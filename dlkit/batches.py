@@ -160,6 +160,16 @@ def flat(values: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
     return values[real], torch.nn.functional.pad(real.sum(1).cumsum(0), (1, 0))
 
 
+def check_edge_index(edge_index: Tensor) -> None:
+    """Refuses what holds no edges.
+
+    Raises:
+        ValueError: naming its shape and type.
+    """
+    if edge_index.dim() != 2 or edge_index.shape[0] != 2 or edge_index.dtype != torch.int64:
+        raise ValueError(f"edge_index is {tuple(edge_index.shape)}, {edge_index.dtype}: give (2, edges), int64")
+
+
 def check_bounds(ptr: Tensor, total: int, groups: str, members: str) -> None:
     """Refuses bounds that do not fit their members; on the CPU only, because on an accelerator the look would make a step wait.
 

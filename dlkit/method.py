@@ -150,8 +150,9 @@ class Method(L.LightningModule):
         loss, terms = self.loss(batch)
         self.record(stage, {"loss": loss, **terms}, batch)
 
-    def record(self, stage: str, terms: Terms, batch: Any) -> None:
-        """Logs `stage/term`: in training as it is, on the steps the logger writes; otherwise the mean over examples.
+    def record(self, stage: str, terms: Terms, batch: Any, size: int | None = None) -> None:
+        """Logs `stage/term`: in training as it is, on the steps the logger writes; otherwise the mean over examples, or over
+        what `size` counts, where the terms are means of that.
 
         Lightning's `self.log` costs about 0.3 ms a key even on the steps that are not written, so they are not logged.
         """
@@ -164,7 +165,7 @@ class Method(L.LightningModule):
             on_step=training,
             on_epoch=not training,
             # Lightning averages the examples of the processes as whole numbers; a multiple of their number loses nothing.
-            batch_size=self.batch_size(batch) * self.trainer.world_size,
+            batch_size=(self.batch_size(batch) if size is None else size) * self.trainer.world_size,
             sync_dist=not training,
         )
 

@@ -140,9 +140,7 @@ class Supervised(Method):
         # The mean of a pass is over known targets, too.
         weight = len(y) if self.task == "classification" else int((~y.isnan()).sum())
         loss = self.loss_of(outputs, y)[0]
-        self.log(
-            f"{stage}/loss", loss, on_epoch=True, on_step=False, batch_size=weight * self.trainer.world_size, sync_dist=True
-        )
+        self.record(stage, {"loss": loss}, batch, weight)
         self.measure(stage, self.predictions(outputs), y, batch)
 
     def measure(self, stage: str, predicted: Tensor, y: Tensor, batch: Any) -> None:

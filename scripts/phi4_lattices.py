@@ -27,7 +27,7 @@ LAM = {6: 6.975, 8: 6.008, 10: 5.550, 12: 5.276, 14: 5.113}
 OTHERS = {6: 0.510, 8: 0.475, 10: 0.431, 12: 0.293, 14: 0.264}
 LEARNING_RATE = 0.01  # up to L = 8; a layer adds up over the lattice, so beyond its steps fall as 1 / L^2
 EPOCHS = 3
-STEPS, BATCH_SIZE = 500, 512
+STEPS, BATCH_SIZE = 2000, 128
 SEED = 0
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 PAIRS = ("chi_2", "phi_squared")

@@ -97,29 +97,6 @@ def log_partition(log_weights: Tensor) -> Estimate:
     return Estimate(value, ((1 / size - 1) / len(log_weights)).sqrt())
 
 
-def importance_mean(values: Tensor, log_weights: Tensor) -> Estimate:
-    """The target's average sum_i w_i f_i / sum_i w_i, self-normalised, and its delta-method error.
-
-    error^2 = sum_i w_i^2 (f_i - average)^2 / (sum_i w_i)^2. Owen 2013 (Monte Carlo theory, methods and examples, chapter 9).
-
-    Args:
-        values: f of every sample, (N, *shape).
-        log_weights: (N,), of independent samples.
-
-    Returns:
-        Of shape (*shape,).
-
-    Raises:
-        ValueError: not one value a weight; see `check_log_weights`.
-    """
-    if values.dim() < 1 or len(values) != log_weights.numel():
-        raise ValueError(f"values of shape {tuple(values.shape)} for {log_weights.numel()} log weights: give one a weight")
-    shares = check_log_weights(log_weights).softmax(0).view(-1, *[1] * (values.dim() - 1))
-    values = values.detach().double()
-    average = (shares * values).sum(0)
-    return Estimate(average, (shares * (values - average)).square().sum(0).sqrt())
-
-
 class Chain(NamedTuple):
     """What `independence_metropolis` returns.
 

@@ -26,6 +26,7 @@ identity. Every function is differentiable twice, and computes in float32 what c
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -57,15 +58,7 @@ def rational_quadratic(x: Tensor, raw: Tensor, bound: float, inverse: bool = Fal
     size = raw.shape[-1]
     if size < 2 or size % 3 != 2 or raw.shape[:-1] != x.shape:
         raise ValueError(f"raw must be {(*x.shape, '3K - 1')}, not {tuple(raw.shape)}")
-    bins = (size + 1) // 3
-    sizes, slopes = bins_first(raw).split((2 * bins, bins - 1))
-    flat = x.flatten()
-    # Confined before the spline, since `where` would let NaN of its overflow outside into the gradients. The bounds themselves
-    # count as tails, which have the same value and derivative there.
-    confined = flat.clamp(-bound, bound)
-    inside = confined.abs() < bound
-    y, log_derivative = spline(confined, sizes, F.pad(slopes, (0, 0, 1, 1)), bound, inverse)
-    y, log_derivative = torch.where(inside, y, flat), torch.where(inside, log_derivative, 0.0)
+    y, log_derivative = spline(x.flatten(), bins_first(raw), bound, inverse)
     return y.view_as(x), log_derivative.view_as(x)
 
 
@@ -88,9 +81,8 @@ def circular_rational_quadratic(x: Tensor, raw: Tensor, inverse: bool = False) -
     size = raw.shape[-1]
     if size < 3 or size % 3 != 0 or raw.shape[:-1] != x.shape:
         raise ValueError(f"raw must be {(*x.shape, '3K')}, not {tuple(raw.shape)}")
-    sizes, slopes = bins_first(raw).split((2 * size // 3, size // 3))
     angles = torch.remainder(x.flatten() + math.pi, 2 * math.pi) - math.pi
-    y, log_derivative = spline(angles, sizes, torch.cat((slopes, slopes[:1])), math.pi, inverse)
+    y, log_derivative = spline(angles, bins_first(raw), math.pi, inverse)
     y = torch.where(y < math.pi, y, y - 2 * math.pi)  # only rounding reaches pi
     return y.view_as(x), log_derivative.view_as(x)
 
@@ -106,33 +98,60 @@ def bins_first(raw: Tensor) -> Tensor:
     return raw.flatten(0, -2).t().contiguous() if raw.dim() > 1 else raw.unsqueeze(-1)
 
 
-def spline(x: Tensor, sizes: Tensor, slopes: Tensor, bound: float, inverse: bool) -> tuple[Tensor, Tensor]:
-    """The spline at points of [-bound, bound].
+def spline(x: Tensor, raw: Tensor, bound: float, inverse: bool) -> tuple[Tensor, Tensor]:
+    """A spline for each point: x (N,), raw (3K, N) of the circle or (3K - 1, N) of the line -> y and log dy/dx, both (N,)."""
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return evaluate(x, raw, bound, inverse)[:2]
+    return Spline.apply(x, raw, bound, inverse)  # pyright: ignore[reportReturnType]
 
-    Args:
-        x: (N,).
-        sizes: (2K, N), raw widths and heights.
-        slopes: (K + 1, N), raw derivatives at all knots.
 
-    Returns:
-        y and log dy/dx, both (N,); of the inverse x and log dx/dy.
-    """
-    bins = len(sizes) // 2
-    uniform = 2 * bound * FLOOR / bins
-    sizes = torch.softmax(sizes.unflatten(0, (2, bins)), 1) * (2 * bound * (1 - FLOOR)) + uniform
+class Pieces(NamedTuple):
+    """Of what a spline's value is made, in the notation of this file; (N,) each where nothing else is said."""
+
+    shares: Tensor  # (2, K, N), the softmax of widths and heights
+    reached: Tensor  # (K, N), 1 for each bin that lies wholly before the point
+    before: Tensor  # (2, N), the sum of those bins' shares
+    share: Tensor  # (2, N), of the bin of the point
+    knots: Tensor  # (2, N), int64: which are at both ends of that bin
+    ends: Tensor  # (2, N), the raw derivatives there
+    width: Tensor
+    height: Tensor
+    d_left: Tensor
+    d_right: Tensor
+    t: Tensor
+    inside: Tensor | None  # whether it is no tail; None on the circle
+
+
+def evaluate(x: Tensor, raw: Tensor, bound: float, inverse: bool) -> tuple[Tensor, Tensor, Pieces]:
+    """As `spline`, by operations that autograd knows, and what `differentiate` needs of it."""
+    bins = (len(raw) + 1) // 3
+    circle = len(raw) == 3 * bins
+    span, floor = 2 * bound * (1 - FLOOR), 2 * bound * FLOOR / bins  # a size is span * share + floor
+    # Confined before the spline, since `where` would let NaN of its overflow outside into the gradients. The bounds themselves
+    # count as tails, which have the same value and derivative there.
+    point = x if circle else x.clamp(-bound, bound)
+    inside = None if circle else point.abs() < bound
+
+    shares = torch.softmax(raw[: 2 * bins].unflatten(0, (2, bins)), 1)
     with torch.no_grad():
-        # The first knot is not compared, nor the last, so that rounding leaves no point without a bin.
-        reached = x >= sizes[int(inverse)].cumsum(0).sub_(bound)
-        reached[-1] = False
-        index = reached.sum(0, keepdim=True)
-        reached = reached.to(x.dtype)
-    # Sums under a mask: the derivative of a cumulative sum would be a flipped, summed and flipped copy.
-    left, bottom = ((sizes * reached).sum(1) - bound).unbind(0)
-    width, height = sizes.gather(1, index.expand(2, 1, -1)).squeeze(1).unbind(0)
-    ends = slopes.gather(0, torch.cat((index, index + 1)))
+        # Numbers 1 and 0, and not bool, which takes several times longer. Sums under this mask, because the derivative of a
+        # cumulative sum would be a flipped, summed and flipped copy.
+        ends = torch.arange(1, bins + 1, dtype=x.dtype, device=x.device).mul_(floor).sub_(bound).div_(span).unsqueeze(1)
+        reached = shares[int(inverse)].cumsum(0).add_(ends).le_(point / span)
+        reached[-1] = 0  # so that rounding leaves no point without a bin
+        count = reached.sum(0)
+        first = count.long().unsqueeze(0)
+        last = first + 1
+        knots = torch.cat((first, last.remainder_(bins) if circle else last))
+    before = (shares * reached).sum(1)
+    left, bottom = torch.add(count * floor - bound, before, alpha=span).unbind(0)
+    share = shares.gather(1, first.expand(2, 1, -1)).squeeze(1)
+    width, height = (share * span + floor).unbind(0)
+    slopes = raw[2 * bins :]
+    ends = (slopes if circle else F.pad(slopes, (0, 0, 1, 1))).gather(0, knots)
     d_left, d_right = (F.softplus(ends + DERIVATIVE_SHIFT) + DERIVATIVE_FLOOR).unbind(0)
 
-    t = (x - bottom) / height if inverse else (x - left) / width
+    t = (point - bottom) / height if inverse else (point - left) / width
     with torch.no_grad():
         excess = t - t.clamp(0, 1)  # of rounding, at a knot
     t = t - excess  # and not `clamp`, which has no derivative there
@@ -140,15 +159,103 @@ def spline(x: Tensor, sizes: Tensor, slopes: Tensor, bound: float, inverse: bool
     if inverse:
         # The root from the end of the bin where nothing cancels: the mirrored bin has 1 - t, 1 - u and -p.
         u, p = t, torch.lerp(d_left, -d_right, t)
-        from_left = p > 0
-        rise = 2 * slope * torch.where(from_left, u, 1 - u)
+        with torch.no_grad():
+            from_left = p.clone().gt_(0)
+        rise = 2 * slope * torch.lerp(1 - u, u, from_left)
         root = torch.sqrt(p * p + 4 * slope * slope * u * (1 - u))
-        fraction = rise / (rise + torch.where(from_left, p, -p) + root)  # no `abs`, which has derivative 0 at p = 0
-        t = torch.where(from_left, fraction, 1 - fraction)
+        fraction = rise / (rise + torch.lerp(-p, p, from_left) + root)  # no `abs`, which has derivative 0 at p = 0
+        t = torch.lerp(1 - fraction, fraction, from_left)
     a, b = torch.lerp(d_left, slope, t), torch.lerp(slope, d_right, t)
     m, d = torch.lerp(a, b, t), torch.lerp(b, a, t)
     ratio = slope / d
     log_derivative = torch.log(m * ratio * ratio)
+    y = torch.addcmul(left, width, t) if inverse else torch.addcmul(bottom, height * t, a / d)
     if inverse:
-        return torch.addcmul(left, width, t), -log_derivative
-    return torch.addcmul(bottom, height * t, a / d), log_derivative
+        log_derivative = -log_derivative
+    if inside is not None:
+        y, log_derivative = torch.where(inside, y, x), torch.where(inside, log_derivative, 0.0)
+    pieces = Pieces(shares, reached, before, share, knots, ends, width, height, d_left, d_right, t, inside)
+    return y, log_derivative, pieces
+
+
+class Spline(torch.autograd.Function):
+    """`evaluate` with its derivative written out, in half the time. The second derivative is autograd's of `evaluate`.
+
+    With the names of this file, the value is v = y_k + h t a / D and the logarithm log M + 2 log s - 2 log D. The inverse has
+    the same v, in which t is such that v = y: hence dt = (dy - dv at fixed t) / (dv/dt), with dv/dt = w dy/dx.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, raw: Tensor, bound: float, inverse: bool) -> tuple[Tensor, Tensor]:
+        y, log_derivative, pieces = evaluate(x, raw, bound, inverse)
+        ctx.save_for_backward(x, raw)
+        ctx.bound, ctx.inverse, ctx.pieces = bound, inverse, pieces
+        return y, log_derivative
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        x, raw = ctx.saved_tensors
+        if torch.is_grad_enabled():  # for a second derivative
+            outputs = evaluate(x, raw, ctx.bound, ctx.inverse)[:2]
+            wanted = [tensor for tensor in (x, raw) if tensor.requires_grad]
+            found = iter(torch.autograd.grad(outputs, wanted, gradients, create_graph=True))
+            g_x, g_raw = (next(found) if tensor.requires_grad else None for tensor in (x, raw))
+            return g_x, g_raw, None, None
+        g_x, g_raw = differentiate(ctx.pieces, gradients, len(raw), ctx.bound, ctx.inverse)
+        return g_x, g_raw, None, None
+
+
+def differentiate(
+    pieces: Pieces, gradients: tuple[Tensor, ...], size: int, bound: float, inverse: bool
+) -> tuple[Tensor, Tensor]:
+    """The gradients of x and of the raw parameters, (size, N), given those of y and of the logarithm."""
+    shares, reached, before, share, knots, ends, width, height, d_left, d_right, t, inside = pieces
+    bins = shares.shape[1]
+    if inside is None:
+        g_value, g_log = gradients
+    else:
+        real = inside.to(t.dtype)
+        g_value, g_log = gradients[0] * real, gradients[1] * real
+    if inverse:
+        g_log = -g_log
+    slope, rest = height / width, 1 - t
+    a, b = torch.lerp(d_left, slope, t), torch.lerp(slope, d_right, t)
+    m, d = torch.lerp(a, b, t), torch.lerp(b, a, t)
+
+    # The logarithm's, by M and D, hence by a, b and t.
+    g_m, g_d = g_log / m, -2 * g_log / d
+    g_a, g_b = torch.lerp(g_m, g_d, t), torch.lerp(g_d, g_m, t)
+    g_t = (g_m - g_d) * (b - a) + g_a * (slope - d_left) + g_b * (d_right - slope)
+    ratio = slope / d
+    rate = m * ratio * ratio  # dy/dx
+    rise = t * a / d  # value = bottom + height * rise
+    if inverse:
+        g_x = torch.addcmul(g_t, g_value, width) / (width * rate)
+        g_bottom, g_left, g_width = -g_x, g_value, g_value * t
+    else:
+        g_x = torch.addcmul(g_t / width, g_value, rate)
+        g_bottom, g_left, g_width = g_value, -g_x, -g_x * t
+    # The value's, at fixed t.
+    by_a = g_bottom * height * t / d
+    by_d = g_bottom * height * rise / d
+    g_a = torch.addcmul(g_a + by_a, by_d, t, value=-1)
+    g_b = torch.addcmul(g_b, by_d, rest, value=-1)
+    g_slope = 2 * g_log / slope + g_a * t + g_b * rest
+    by_slope = g_slope / width
+    g_size = torch.stack((torch.addcmul(g_width, by_slope, slope, value=-1), torch.addcmul(by_slope, g_bottom, rise)))
+    g_start = torch.stack((g_left, g_bottom))
+
+    # All parameters' in one tensor. The line has no row for the derivatives at its ends: that of the first knot falls on the
+    # last height's, which is written after it, and that of the last is cut off.
+    g_raw = torch.zeros(3 * bins, len(t), dtype=t.dtype, device=t.device)
+    first_slope = 2 * bins if size == 3 * bins else 2 * bins - 1
+    g_raw[first_slope:].scatter_add_(0, knots, torch.stack((g_a * rest, g_b * t)) * torch.sigmoid(ends + DERIVATIVE_SHIFT))
+    g_sizes = g_raw[: 2 * bins].view(2, bins, -1)
+    span = 2 * bound * (1 - FLOOR)
+    g_start, g_size = g_start * span, g_size * share * span
+    mean = torch.addcmul(g_size, g_start, before)  # of the gradient of the shares, under the shares: softmax takes it away
+    torch.addcmul(-mean.unsqueeze(1), g_start.unsqueeze(1), reached, out=g_sizes).mul_(shares)
+    g_sizes.scatter_add_(1, knots[:1].expand(2, 1, -1), g_size.unsqueeze(1))
+    if inside is not None:
+        g_x = g_x + (gradients[0] - g_value)
+    return g_x, g_raw[:size]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dlkit.batches import Graphs, check_bounds
+from dlkit.batches import Graphs, check_bounds, check_edge_index
 
 
 def as_graphs(batch: Any) -> Graphs:
@@ -51,16 +51,6 @@ def features(values: Tensor) -> Tensor:
     """(n,) -> (n, 1); (n, features) as it is; of real numbers."""
     values = values if values.is_floating_point() else values.float()
     return values.unsqueeze(1) if values.dim() == 1 else values
-
-
-def check_edge_index(edge_index: Tensor) -> None:
-    """Refuses what holds no edges.
-
-    Raises:
-        ValueError: naming its shape and type.
-    """
-    if edge_index.dim() != 2 or edge_index.shape[0] != 2 or edge_index.dtype != torch.int64:
-        raise ValueError(f"edge_index is {tuple(edge_index.shape)}, {edge_index.dtype}: give (2, edges), int64")
 
 
 def check_graphs(batch: Graphs, node_features: int, edge_features: int, graph_features: int, method: str) -> None:

@@ -62,5 +62,5 @@ def build_instance_encoder(data_shape: Sequence[int], size: int, dropout: float 
         for before, after in pairwise(widths):
             layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(dropout)]
         return nn.Sequential(*layers)
-    convolutions, features = build_lenet(data_shape, normalized=False)
+    convolutions, features = build_lenet(data_shape)
     return nn.Sequential(convolutions, nn.Linear(features, size), nn.ReLU(), nn.Dropout(dropout))

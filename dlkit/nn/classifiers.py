@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dlkit.nn.encoders import check_image_shape
 from dlkit.nn.mlp import mlp
 
+SMALLEST = 6  # pixels a side that a block can read
 ClassifierNetworkName = Literal["logistic", "mlp", "cnn"]
 
 
@@ -36,6 +37,33 @@ def convolution(inputs: int, outputs: int) -> list[nn.Module]:
     return [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
 
 
+def convolutional_blocks(data_shape: Sequence[int], width: int) -> tuple[nn.Sequential, int]:
+    """Blocks of two 3x3 convolutions with batch normalisation, with 2x2 max pooling and twice the channels of the one
+    before, while the side is 6 pixels or more: (batch, *data_shape) -> (batch, features).
+
+    Args:
+        data_shape: (channels, side, side).
+        width: channels of the first block.
+
+    Returns:
+        The network, and how many features it gives.
+
+    Raises:
+        ValueError: no square images of at least 6x6 pixels.
+    """
+    channels, side, _ = check_image_shape("cnn", data_shape)
+    if side < SMALLEST:
+        raise ValueError(
+            f"network='cnn' needs images of at least {SMALLEST}x{SMALLEST} pixels, got {side}x{side}: use network='mlp'"
+        )
+    layers: list[nn.Module] = []
+    inputs, outputs = channels, width
+    while side >= SMALLEST:
+        layers += [*convolution(inputs, outputs), *convolution(outputs, outputs), nn.MaxPool2d(2)]
+        inputs, outputs, side = outputs, 2 * outputs, side // 2
+    return nn.Sequential(*layers, nn.Flatten()), inputs * side**2
+
+
 def build_classifier(
     network: ClassifierNetworkName,
     data_shape: Sequence[int],
@@ -47,9 +75,8 @@ def build_classifier(
     """A classifier by name.
 
     Args:
-        network: "logistic" (linear logits of the flattened example), "mlp" (`hidden_dims` with ReLU), or "cnn" (blocks
-            of two 3x3 convolutions with batch normalisation and 2x2 max pooling, channels doubling from `width`, then
-            one hidden layer of 4 `width` units).
+        network: "logistic" (linear logits of the flattened example), "mlp" (`hidden_dims` with ReLU), or "cnn"
+            (`convolutional_blocks`, then one hidden layer of 4 `width` units).
         data_shape: shape of one example.
         num_classes: how many classes.
         hidden_dims: widths of the MLP's hidden layers.
@@ -69,19 +96,11 @@ def build_classifier(
         trunk = nn.Sequential(nn.Flatten(), *mlp([features, *hidden_dims], dropout), nn.ReLU(), nn.Dropout(dropout))
         return ClassifierNetwork(trunk, hidden_dims[-1], num_classes)
     if network == "cnn":
-        channels, side, _ = check_image_shape(network, data_shape)
-        layers: list[nn.Module] = []
-        inputs, outputs = channels, width
-        while side >= 6:
-            layers += [*convolution(inputs, outputs), *convolution(outputs, outputs), nn.MaxPool2d(2)]
-            inputs, outputs, side = outputs, 2 * outputs, side // 2
-        if not layers:
-            raise ValueError(f"network='cnn' needs images of at least 6x6 pixels, got {side}x{side}: use network='mlp'")
+        blocks, features = convolutional_blocks(data_shape, width)
         trunk = nn.Sequential(
-            *layers,
-            nn.Flatten(),
+            *blocks,
             nn.Dropout(dropout),
-            nn.Linear(inputs * side**2, 4 * width),
+            nn.Linear(features, 4 * width),
             nn.ReLU(),
             nn.Dropout(dropout),
         )

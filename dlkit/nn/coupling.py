@@ -62,11 +62,23 @@ class SplineElement:
         self.bound = bound
 
     def __call__(self, b: Tensor, raw: Tensor, inverse: bool) -> Changed:
-        """b: (batch, features); raw: (batch, features * (3 K - 1)), widths, heights and slopes of each feature."""
-        return rational_quadratic(b, raw.unflatten(1, (-1, self.parameters)), self.bound, inverse)
+        """b: (batch, features); raw: (batch, (3 K - 1) * features), the first width of all features, ..., their last slope."""
+        # Feature by feature, as `FeatureMajorLinear` leaves them: then nothing is copied.
+        raw = raw.t().unflatten(0, (self.parameters, -1)).permute(1, 2, 0)
+        moved, log_derivative = rational_quadratic(b.t(), raw, self.bound, inverse)
+        return moved.t(), log_derivative.t()
 
 
 Element = AffineElement | SplineElement
+
+
+class FeatureMajorLinear(nn.Linear):
+    """A linear layer whose output lies in memory feature by feature, so that elementwise work on slices of features reads it in
+    order: (batch, in_features) -> (batch, out_features).
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return torch.addmm(self.bias.unsqueeze(1), self.weight, input.t()).t()
 
 
 class Couplings(Transform):
@@ -166,7 +178,9 @@ def couplings(
     first, second = order[::2], order[1::2]
 
     def conditioner(read: int, moved: int) -> nn.Module:
-        return zero_last(mlp([read + context_features, *hidden_dims, moved * element.parameters]))
+        sizes = [read + context_features, *hidden_dims]
+        hidden = [*mlp(sizes), nn.ReLU()] if hidden_dims else []
+        return zero_last(nn.Sequential(*hidden, FeatureMajorLinear(sizes[-1], moved * element.parameters)))
 
     sizes = len(first), len(second)
     return Couplings(first, second, element, [conditioner(sizes[n % 2], sizes[1 - n % 2]) for n in range(num_layers)])

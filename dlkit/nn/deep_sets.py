@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor, nn
 
+from dlkit.nn.classifiers import convolutional_blocks
 from dlkit.nn.embedding import TokenEmbedding
-from dlkit.nn.lenet import build_lenet
 from dlkit.nn.readout import Readout
 
 Activation = Literal["relu", "tanh"]
@@ -38,12 +39,14 @@ def build_member_encoder(
     hidden_dims: Sequence[int],
     network: MemberNetwork = "mlp",
     activation: Activation = "relu",
+    width: int = 16,
 ) -> nn.Sequential:
     """phi, which reads each member by itself: (members, *data_shape) -> (members, hidden_dims[-1]).
 
     The first layer gives `hidden_dims[0]` features: of a token its learned vector; of other members, flattened, a linear map
-    with the activation ("mlp"); or of pictures what `dlkit.nn.lenet` and a linear layer with ReLU make of them ("cnn"), both
-    with batch normalisation. Each further width is a linear layer with the activation.
+    with the activation ("mlp"); or of square pictures what `dlkit.nn.classifiers.convolutional_blocks` make of them, a linear
+    map, normalised over the batch, and ReLU ("cnn"). The statistics of a training batch are those of all its members, of
+    whichever set; in evaluation no member knows another. Each further width is a linear layer with the activation.
 
     Args:
         data_shape: shape of a member; () for tokens.
@@ -51,9 +54,11 @@ def build_member_encoder(
         hidden_dims: widths of the layers.
         network: "mlp" or "cnn"; it makes no difference to tokens.
         activation: "relu" or "tanh".
+        width: channels of the first block of "cnn".
 
     Raises:
-        ValueError: no width, an unknown network or activation, members without a shape, a "cnn" for what are no pictures.
+        ValueError: no width, an unknown network or activation, members without a shape, a "cnn" for what are no square
+            pictures of at least 6x6 pixels.
     """
     if not hidden_dims:
         raise ValueError("hidden_dims=() leaves nothing to read a member with: give at least one width")
@@ -66,9 +71,10 @@ def build_member_encoder(
         raise ValueError("data_shape=() and vocab_size=None: give the shape of a member, or how many tokens there are")
     if network == "mlp":
         return nn.Sequential(nn.Flatten(), *dense([math.prod(data_shape), hidden_dims[0]], activation), *rest)
-    layers, features = build_lenet(data_shape, normalized=True)
+    blocks, features = convolutional_blocks(data_shape, width)
+    blocks.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # faster on a CPU
     linear = nn.Linear(features, hidden_dims[0], bias=False)
-    return nn.Sequential(layers, linear, MemberNorm(hidden_dims[0]), nn.ReLU(), *rest)
+    return nn.Sequential(blocks, linear, MemberNorm(hidden_dims[0]), nn.ReLU(), *rest)
 
 
 class MemberNorm(nn.BatchNorm1d):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dlkit.batches import check_edge_index
 from dlkit.functional.segments import segment_sizes, segment_sum
 
 
@@ -29,8 +30,7 @@ class Edges:
     """
 
     def __init__(self, edge_index: Tensor, num_nodes: int) -> None:
-        if edge_index.dim() != 2 or edge_index.shape[0] != 2 or edge_index.dtype != torch.int64:
-            raise ValueError(f"edge_index is {tuple(edge_index.shape)}, {edge_index.dtype}: give (2, edges), int64")
+        check_edge_index(edge_index)
         if edge_index.is_cpu and edge_index.numel():
             least, most = int(edge_index.min()), int(edge_index.max())
             if least < 0 or most >= num_nodes:

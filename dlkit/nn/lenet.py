@@ -12,7 +12,7 @@ SMALLEST = 4  # pixels a side
 SMALLEST_UNPADDED = 16  # two 5x5 convolutions, each with a 2x2 pooling, leave one pixel
 
 
-def build_lenet(data_shape: Sequence[int], normalized: bool) -> tuple[nn.Sequential, int]:
+def build_lenet(data_shape: Sequence[int]) -> tuple[nn.Sequential, int]:
     """20 and then 50 convolutions of 5x5, each with 2x2 max pooling and ReLU: (members, *data_shape) -> (members, features).
 
     Pictures of fewer than 16 pixels a side, which the convolutions would use up, are padded by 2 before each. Channels come
@@ -20,8 +20,6 @@ def build_lenet(data_shape: Sequence[int], normalized: bool) -> tuple[nn.Sequent
 
     Args:
         data_shape: (channels, height, width).
-        normalized: whether a batch normalisation follows each convolution. The statistics of a training batch are those of all
-            its members, of whichever set; in evaluation no member knows another.
 
     Returns:
         The network, and how many features it gives.
@@ -40,10 +38,9 @@ def build_lenet(data_shape: Sequence[int], normalized: bool) -> tuple[nn.Sequent
         sides = [(side + 2 * padding - 4) // 2 for side in sides]
     layers: list[nn.Module] = []
     for before, after in ((channels, 20), (20, 50)):
-        layers.append(nn.Conv2d(before, after, 5, padding=padding, bias=not normalized))  # the normalisation has a bias
+        layers.append(nn.Conv2d(before, after, 5, padding=padding))
         # The greatest of values above zero is taken before the others are zeroed: the same, on a quarter of the numbers.
-        layers.append(nn.MaxPool2d(2))
-        layers += [nn.BatchNorm2d(after), nn.ReLU()] if normalized else [nn.ReLU()]
+        layers += [nn.MaxPool2d(2), nn.ReLU()]
     layers.append(nn.Flatten())
     network = nn.Sequential(*layers).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return network, 50 * math.prod(sides)

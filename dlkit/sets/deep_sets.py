@@ -52,6 +52,7 @@ class DeepSets(SetMethod):
         pooling: of the set, "sum", "mean", "max", "attention" or "set2set": see `dlkit.nn.readout.Readout`. "outlier" has none.
         rho_dims: widths of rho's hidden layers; none makes it linear.
         activation: sigma, behind every layer but the last, "relu" or "tanh".
+        width: channels of the first block of "cnn".
         target_mean, target_std, target_names, objective: see `dlkit.supervised.Supervised`.
         learning_rate: Adam's step size.
         schedule: "constant", or "linear" or "cosine" to zero.
@@ -77,6 +78,7 @@ class DeepSets(SetMethod):
         pooling: ReadoutKind = "sum",
         rho_dims: tuple[int, ...] = (),
         activation: Activation = "relu",
+        width: int = 16,
         target_mean: tuple[float, ...] = (),
         target_std: tuple[float, ...] = (),
         target_names: tuple[str, ...] = (),
@@ -94,7 +96,7 @@ class DeepSets(SetMethod):
         self.schedule = schedule
         self.pooling: ReadoutKind = pooling
         self.additive = task != "outlier" and pooling == "sum" and not equivariant_dims
-        self.phi = build_member_encoder(data_shape, vocab_size, hidden_dims, network, activation)
+        self.phi = build_member_encoder(data_shape, vocab_size, hidden_dims, network, activation, width)
         widths = (hidden_dims[-1], *equivariant_dims)
         self.equivariant = nn.ModuleList(EquivariantLayer(*pair, equivariant_pooling) for pair in pairwise(widths))
         self.sigma = ACTIVATIONS[activation]()

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from datamodules import Digits
-from datamodules.base import ImageData, bernoulli, data_root, fetch, random_affine, random_shift
+from datamodules.base import ImageData, bernoulli, data_root, fetch, random_deformation, random_shift
 from dlkit.batches import Examples
 
 
@@ -347,19 +347,23 @@ def test_deformed_pictures_are_moved_turned_and_stretched_by_no_more_than_is_sai
         torch.arange(height) - (height - 1) / 2, torch.arange(width) - (width - 1) / 2, indexing="ij"
     )
     blob = torch.exp(-(rows.square() + columns.square()) / 8).expand(400, *shape).contiguous()
-    torch.testing.assert_close(random_affine(blob, 0.0, 0.0), blob)
-    moved = random_affine(blob, 0.0, 3.0)
+    torch.testing.assert_close(random_deformation(blob, 0.0, 0.0), blob)
+    moved = random_deformation(blob, 0.0, 3.0)
     for axis in (rows, columns):
         centre = (moved[:, 0] * axis).sum((1, 2)) / moved[:, 0].sum((1, 2))
         assert 2.7 < centre.max() < 3.05 and -3.05 < centre.min() < -2.7
-    # A bar through the middle, along the rows: how far it is turned, and how its ends are drawn in or out.
-    bar = torch.exp(-rows.square() / 2 - columns.square() / 32).expand(400, *shape).contiguous()
-    turned = random_affine(bar, 0.2, 0.0)[:, 0]
-    weight = turned.sum((1, 2))
-    across, along, both = ((turned * part).sum((1, 2)) / weight for part in (rows**2, columns**2, rows * columns))
-    angle = 0.5 * torch.atan2(2 * both, along - across)
-    assert 0.15 < angle.max() < 0.45 and -0.45 < angle.min() < -0.15
-    assert 0.6 < (along / 16).sqrt().min() < 0.95 < 1.05 < (along / 16).sqrt().max() < 1.4
+    # A ramp says from where each pixel was taken. An affine map leaves a plane of it, up to half the shifts that are bent in.
+    middle = (rows.abs() < height / 4) & (columns.abs() < width / 4)
+    plane = torch.stack([torch.ones_like(rows), rows, columns], -1)[middle]
+    for axis, half in ((rows, height / 2), (columns, width / 2)):
+        ramp = random_deformation(axis.expand(400, *shape).contiguous(), 0.2, 0.0)[:, 0, middle].T
+        fit = torch.linalg.lstsq(plane, ramp).solution
+        along, across = (fit[1], fit[2]) if axis is rows else (fit[2], fit[1])
+        assert 0.3 < along.min() < 0.85 < 1.15 < along.max() < 1.7  # stretched, and bent
+        across = across / half * (width / 2 if axis is rows else height / 2)
+        assert 0.2 < across.abs().max() < 0.9  # turned, sheared, and bent
+        bent = (ramp - plane @ fit).abs().amax(0) / half
+        assert bent.quantile(0.1) > 0.01 and bent.max() < 0.5
 
 
 def test_every_shift_is_as_likely():

@@ -24,7 +24,6 @@ from dlkit.functional.lattice import (
 from dlkit.functional.monte_carlo import (
     effective_sample_size,
     hamiltonian_monte_carlo,
-    importance_mean,
     independence_metropolis,
     integrated_autocorrelation_time,
     jackknife,
@@ -84,28 +83,17 @@ def test_weights_far_outside_the_range_of_floats():
         expected = independence_metropolis(log_weights, torch.Generator().manual_seed(1))
         assert torch.equal(chain.indices, expected.indices)
     assert 1e-5 <= effective_sample_size(1e5 * torch.randn(1000)).item() <= 1
-    assert importance_mean(torch.ones(1000), log_weights + 1e5).value.item() == pytest.approx(1)
 
 
 def test_the_errors_of_importance_sampling_are_the_scatter_of_repetitions():
     """Of 400 repetitions the estimates lie sigma from the exact value: mean 0, standard deviation 1."""
     deviations = []
     for _ in range(400):
-        x, log_weights = gaussian_weights(2000)
-        partition, square = log_partition(log_weights), importance_mean(x**2, log_weights)
-        deviations.append(
-            [(partition.value - 0.5 * math.log(2 * math.pi)) / partition.error, (square.value - 1) / square.error]
-        )
-    deviations = torch.tensor(deviations)
-    assert deviations.mean(0).abs().max() < 0.25
-    assert (deviations.std(0) - 1).abs().max() < 0.15
-
-
-def test_the_importance_mean_keeps_the_values_shape():
-    x, log_weights = gaussian_weights(500)
-    both = importance_mean(torch.stack([x, x**2], 1), log_weights)
-    torch.testing.assert_close(both.value[1], importance_mean(x**2, log_weights).value)
-    torch.testing.assert_close(both.error[0], importance_mean(x, log_weights).error)
+        value, error = log_partition(gaussian_weights(2000)[1])
+        deviations.append((value - 0.5 * math.log(2 * math.pi)) / error)
+    deviations = torch.stack(deviations)
+    assert deviations.mean().abs() < 0.25
+    assert (deviations.std() - 1).abs() < 0.15
 
 
 # The independence chain.
@@ -317,7 +305,6 @@ def run(start=0.0, **changes):
         (lambda: log_partition(torch.full((3,), -INFINITY)), "every log weight is minus infinity"),
         (lambda: effective_sample_size(torch.zeros(0)), r"log weights of shape \(0,\) are no sample"),
         (lambda: effective_sample_size(torch.zeros(2, 3)), r"log weights of shape \(2, 3\) are no sample"),
-        (lambda: importance_mean(torch.zeros(3), torch.zeros(2)), r"values of shape \(3,\) for 2 log weights"),
         (lambda: integrated_autocorrelation_time(torch.zeros(5, 1)), r"series of shape \(5, 1\)"),
         (lambda: mean_and_error(torch.tensor([0.0, math.nan, 1.0])), "1 values of the series are not finite"),
         (lambda: jackknife(torch.mean, torch.zeros(5), 6), "6 bins of 5 samples"),
