@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from datamodules.base import data_root
 from datamodules.columns import Columns, select
+from datamodules.conformers import generated_molecules
 from datamodules.graph_checks import check_graphs
 from datamodules.pyg import from_collated
 from datamodules.ragged import Ragged
@@ -33,6 +34,8 @@ TARGETS = {
     "g_atom": (15, "eV"),
     "cv": (11, "cal per mol K"),
 }
+QM9Source = Literal["generated", "qm9"]
+NUM_GENERATED = 300
 TOTAL_ENERGIES = ("u0", "u", "h", "g")
 QM7_ELEMENTS = (1, 6, 7, 8, 16)  # H, C, N, O, S
 CENTRES = torch.arange(0.8, 7.0, 0.4)  # angstrom
@@ -175,19 +178,25 @@ class QM9(SpatialMolecules):
     Gilmer et al. 2017 (arXiv:1704.01212, section 5) have them, every two atoms have an edge, whose features are their distance
     in angstrom and their bond, one-hot: single, double, triple, aromatic. Atoms have torch-geometric's 11 features.
 
-    The files are those of torch-geometric's `QM9(root / "qm9")`, which makes `processed/data_v3.pt` from the raw ones the first
-    time; it is read as tensors alone, so that nothing in it can be run.
+    "generated" needs no files: 300 molecules that RDKit puts into space, with dipole moments of empirical charges. See
+    `datamodules.conformers.generated_molecules`; pip install dlkit[chem].
+
+    The files of "qm9" are those of torch-geometric's `QM9(root / "qm9")`, which makes `processed/data_v3.pt` from the raw ones
+    the first time; it is read as tensors alone, so that nothing in it can be run.
 
     Args:
+        source: "generated" or "qm9".
         targets: of "mu" (dipole moment, D), "alpha" (polarisability, a0^3), "homo", "lumo" and "gap" (eV), "r2" (electronic
             extent, a0^2), "zpve" (vibration at rest, eV), "u0_atom", "u_atom", "h_atom" and "g_atom" (energies of atomisation,
-            eV), and "cv" (heat capacity, cal/(mol K)).
+            eV), and "cv" (heat capacity, cal/(mol K)). Generated molecules have "mu" alone.
         root: the folder that holds `qm9`; DLKIT_DATA if None.
-        batch_size, val_size, test_size, split_seed: see `SpatialMolecules`.
+        batch_size, val_size, test_size, split_seed: see `SpatialMolecules`. Where no size is given, 10,000 molecules each, or
+            50 of the generated ones.
 
     Raises:
         FileNotFoundError: there are no such files.
-        ValueError: an unknown target, a total energy, a file with other things than tensors in it.
+        ValueError: an unknown source or target, a total energy, a file with other things than tensors in it.
+        ModuleNotFoundError: RDKit, which generates molecules, is not installed.
     """
 
     node_features = 11
@@ -196,14 +205,20 @@ class QM9(SpatialMolecules):
 
     def __init__(
         self,
+        source: QM9Source = "generated",
         targets: tuple[str, ...] = ("mu",),
         root: str | None = None,
         batch_size: int = 20,
-        val_size: int = 10_000,
-        test_size: int = 10_000,
+        val_size: int | None = None,
+        test_size: int | None = None,
         split_seed: int = 0,
     ) -> None:
+        if source not in get_args(QM9Source):
+            raise ValueError(f"unknown source {source!r}: use {' or '.join(map(repr, get_args(QM9Source)))}")
+        held_out = 50 if source == "generated" else 10_000
+        val_size, test_size = (held_out if size is None else size for size in (val_size, test_size))
         super().__init__(batch_size, val_size, test_size, split_seed)
+        self.source: QM9Source = source
         if not targets:
             raise ValueError(f"targets is empty: name some of {', '.join(TARGETS)}")
         for name in targets:
@@ -214,12 +229,16 @@ class QM9(SpatialMolecules):
                 )
             if name not in TARGETS:
                 raise ValueError(f"unknown target {name!r}: use some of {', '.join(TARGETS)}")
+            if source == "generated" and name != "mu":
+                raise ValueError(f"target {name!r}: generated molecules have 'mu' alone, set source='qm9' for the others")
         self.targets = tuple(targets)
         self.root = root
         self.num_targets = len(targets)
         self.target_names = tuple(f"{name} in {TARGETS[name][1]}" for name in targets)
 
     def load(self) -> dict[str, Columns]:
+        if self.source == "generated":
+            return self.split(generated_molecules(NUM_GENERATED))
         fields, slices = read_qm9(data_root(self.root) / "qm9")
         columns = from_collated(fields, slices)
         columns["pos"] = Ragged(fields["pos"].float(), columns["x"].lengths)

@@ -10,6 +10,7 @@ import torch
 from torch_geometric.data import Data, InMemoryDataset
 
 from datamodules import QM7, QM9
+from datamodules.conformers import generated_molecules
 
 
 def qm9_graphs(number=30, seed=0):
@@ -39,7 +40,7 @@ def qm9_graphs(number=30, seed=0):
 def qm9(tmp_path, graphs=None, **settings):
     (tmp_path / "qm9" / "processed").mkdir(parents=True, exist_ok=True)
     InMemoryDataset.save(graphs or qm9_graphs(), str(tmp_path / "qm9" / "processed" / "data_v3.pt"))
-    return QM9(**{"root": str(tmp_path), "batch_size": 4, "val_size": 5, "test_size": 6, **settings})
+    return QM9(**{"source": "qm9", "root": str(tmp_path), "batch_size": 4, "val_size": 5, "test_size": 6, **settings})
 
 
 def test_a_batch_is_of_complete_graphs_that_know_distance_and_bond(tmp_path):
@@ -88,6 +89,8 @@ def test_targets_are_chosen_by_name_and_the_split_covers_each_molecule_once(tmp_
         ({"targets": ("u0",)}, r"target 'u0' is a total energy, .* float32 .*: use 'u0_atom', from which the atoms' energies"),
         ({"targets": ("mu", "g")}, r"target 'g' is a total energy"),
         ({"targets": ("dipole",)}, r"unknown target 'dipole': use some of mu, alpha"),
+        ({"targets": ("cv",), "source": "generated"}, r"target 'cv': generated molecules have 'mu' alone, set source='qm9'"),
+        ({"source": "qm8"}, r"unknown source 'qm8': use 'generated' or 'qm9'"),
         ({"targets": ()}, r"targets is empty: name some of mu"),
         ({"test_size": 0}, r"test_size=0: give at least 1 molecule"),
         ({"val_size": -1}, r"val_size=-1: give 0 or more"),
@@ -111,7 +114,7 @@ def test_an_absent_file_says_where_it_is_looked_for_and_how_it_is_got(tmp_path):
     with pytest.raises(
         FileNotFoundError, match=r"QM9 is neither in .*data_v3.pt nor in .*raw: on a computer with network, run"
     ):
-        QM9(root=str(tmp_path)).setup()
+        QM9("qm9", root=str(tmp_path)).setup()
     with pytest.raises(FileNotFoundError, match=r"there is no file .*qm7.npz: put it there, or name another folder"):
         QM7(root=str(tmp_path)).setup()
 
@@ -193,3 +196,30 @@ def test_the_real_qm7_has_methane_bonds_of_its_length():
     carbon_to_hydrogen = (batch.x[batch.edge_index[0], 1] == 1) & (batch.x[batch.edge_index[1], 0] == 1)
     nearest = batch.edge_attr[carbon_to_hydrogen][:, 1].max()  # the Gaussian at 1.2 angstrom; the bond has 1.09
     assert nearest == pytest.approx(np.exp(-0.5 * (0.11 / 0.4) ** 2), abs=0.03)
+
+
+def test_generated_molecules_are_small_organic_ones_in_space():
+    data = QM9()
+    data.setup()
+    assert {name: len(part["y"]) for name, part in data.splits.items()} == {"test": 50, "val": 50, "train": 200}
+    lengths = []
+    for part in data.splits.values():
+        elements, sizes = part["x"].values[:, :5], part["x"].lengths
+        assert (elements.sum(1) == 1).all()
+        heavy = torch.segment_reduce(1 - elements[:, 0], "sum", lengths=sizes)
+        assert heavy.min() >= 3 and heavy.max() <= 9
+        first = torch.repeat_interleave(sizes.cumsum(0) - sizes, part["edges"].lengths)
+        source, target = (part["edges"].values + first.unsqueeze(1)).T
+        assert (target.bincount(minlength=len(elements)) > 0).all()
+        lengths.append((part["pos"].values[source] - part["pos"].values[target]).norm(dim=1))
+        hydrogens = torch.zeros(len(elements)).index_add_(0, target, elements[source, 0])
+        assert torch.equal(hydrogens, part["x"].values[:, 10])
+        assert (part["y"] > 0).all() and part["y"].max() < 10  # debye
+    assert torch.cat(lengths).min() > 0.9 and torch.cat(lengths).max() < 1.8  # angstrom
+    assert 1.5 < data.splits["train"]["y"].mean() < 3
+
+
+def test_the_generated_molecules_are_the_same_each_time():
+    first, again = generated_molecules.__wrapped__(5), generated_molecules.__wrapped__(6)
+    assert torch.equal(first["pos"].values, again["pos"].values[: len(first["pos"].values)])
+    assert torch.equal(first["y"], again["y"][:5])

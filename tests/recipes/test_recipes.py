@@ -97,8 +97,7 @@ def test_a_recipe_trains_and_is_tested_for_a_step(name, tmp_path, monkeypatch, c
         quick += ["--data.num_train", "100", "--data.num_val", "20", "--data.num_test", "20", "--data.start", "3"]
         quick += ["--data.steps", "5"]
     if name == "mpnn-qm9":
-        # As of sngan-cifar10: QM9 is large, and tests/datamodules/test_quantum.py says that it is read.
-        quick += ["--data", "datamodules.QM7"]
+        quick += ["--data.source", "generated"]  # tests/datamodules/test_quantum.py says that the files are read
     if name == "sngan-cifar10":
         # Its data is not in the folder of test data; that it reads such files is tests/datamodules/test_cifar.py's matter.
         quick += ["--model.width", "8", "--trainer.max_steps", "-1", "--data", "datamodules.Digits"]
