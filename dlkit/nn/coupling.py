@@ -26,14 +26,23 @@ def soft_bound(raw: Tensor, bound: float = LOG_SCALE_BOUND) -> Tensor:
     return raw / (1 + raw.abs() / bound)
 
 
+class FeatureMajorLinear(nn.Linear):
+    """A linear layer whose output lies in memory feature by feature: (batch, in_features) -> (batch, out_features)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return torch.addmm(self.bias.unsqueeze(1), self.weight, input.t()).t()
+
+
 class AffineElement:
     """g(b) = b exp(s) + t, with log-scale s and shift t of each feature.
 
     Attributes:
         parameters: numbers that a conditioner gives for each feature.
+        layer: the conditioner's last layer.
     """
 
     parameters = 2
+    layer = nn.Linear
 
     def __call__(self, b: Tensor, raw: Tensor, inverse: bool) -> Changed:
         """b: (batch, features); raw: (batch, 2 * features), the log-scales before they are bounded, then the shifts.
@@ -57,28 +66,20 @@ class SplineElement:
         bound: where the spline ends.
     """
 
+    layer = FeatureMajorLinear  # in the order in which the spline reads: then nothing is copied
+
     def __init__(self, num_bins: int, bound: float) -> None:
         self.parameters = 3 * num_bins - 1
         self.bound = bound
 
     def __call__(self, b: Tensor, raw: Tensor, inverse: bool) -> Changed:
         """b: (batch, features); raw: (batch, (3 K - 1) * features), the first width of all features, ..., their last slope."""
-        # Feature by feature, as `FeatureMajorLinear` leaves them: then nothing is copied.
         raw = raw.t().unflatten(0, (self.parameters, -1)).permute(1, 2, 0)
         moved, log_derivative = rational_quadratic(b.t(), raw, self.bound, inverse)
         return moved.t(), log_derivative.t()
 
 
 Element = AffineElement | SplineElement
-
-
-class FeatureMajorLinear(nn.Linear):
-    """A linear layer whose output lies in memory feature by feature, so that elementwise work on slices of features reads it in
-    order: (batch, in_features) -> (batch, out_features).
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        return torch.addmm(self.bias.unsqueeze(1), self.weight, input.t()).t()
 
 
 class Couplings(Transform):
@@ -180,7 +181,7 @@ def couplings(
     def conditioner(read: int, moved: int) -> nn.Module:
         sizes = [read + context_features, *hidden_dims]
         hidden = [*mlp(sizes), nn.ReLU()] if hidden_dims else []
-        return zero_last(nn.Sequential(*hidden, FeatureMajorLinear(sizes[-1], moved * element.parameters)))
+        return zero_last(nn.Sequential(*hidden, element.layer(sizes[-1], moved * element.parameters)))
 
     sizes = len(first), len(second)
     return Couplings(first, second, element, [conditioner(sizes[n % 2], sizes[1 - n % 2]) for n in range(num_layers)])
