@@ -13,7 +13,7 @@ from torch import Tensor
 
 from datamodules.base import data_root
 from datamodules.columns import Columns, select
-from datamodules.folds import stratified_parts
+from datamodules.folds import check_folds, stratified_parts
 from datamodules.ragged import Ragged
 from datamodules.sets import SetData
 
@@ -75,11 +75,7 @@ class Bags(SetData):
         split_seed: int = 0,
     ) -> None:
         super().__init__(batch_size, split_seed=split_seed)
-        fewest = 3 if validate else 2
-        if num_folds < fewest:
-            raise ValueError(f"num_folds={num_folds} and validate={validate}: give {fewest} or more, one for each part")
-        if not 0 <= fold < num_folds:
-            raise ValueError(f"fold={fold}: there are {num_folds} folds, 0 to {num_folds - 1}")
+        check_folds(fold, num_folds, validate)
         self.source = source
         self.root = root
         self.fold = fold

@@ -6,6 +6,19 @@ import torch
 from torch import Tensor
 
 
+def check_folds(fold: int, num_folds: int, validate: bool = True) -> None:
+    """Refuses folds that leave a part without one, and a fold that there is not.
+
+    Raises:
+        ValueError: naming it.
+    """
+    if num_folds < 2 + validate:
+        parts = "testing, validation and training" if validate else "testing and training"
+        raise ValueError(f"num_folds={num_folds}: give {2 + validate} or more, one each for {parts}")
+    if not 0 <= fold < num_folds:
+        raise ValueError(f"fold={fold}: there are {num_folds} folds, 0 to {num_folds - 1}")
+
+
 def stratified_parts(
     y: Tensor, fold: int, num_folds: int, seed: int, source: str = "the data", validate: bool = True
 ) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from datamodules.base import data_root
 from datamodules.columns import Columns, select
-from datamodules.folds import stratified_parts
+from datamodules.folds import check_folds, stratified_parts
 from datamodules.ragged import Ragged
 from datamodules.sets import GraphData, bounds, sorted_edges
 from datamodules.text_files import read_text
@@ -60,10 +60,7 @@ class TUDataset(GraphData):
         split_seed: int = 0,
     ) -> None:
         super().__init__(batch_size, split_seed=split_seed)
-        if num_folds < 3:
-            raise ValueError(f"num_folds={num_folds}: give 3 or more, one for testing, one for validation and one for training")
-        if not 0 <= fold < num_folds:
-            raise ValueError(f"fold={fold}: there are {num_folds} folds, 0 to {num_folds - 1}")
+        check_folds(fold, num_folds)
         self.source = source
         self.root = root
         self.fold = fold

@@ -73,16 +73,21 @@ def ability(function: Function) -> Function:
 
     @functools.wraps(function)
     def wrapper(self: Method, *args: Any, **kwargs: Any) -> Any:
-        # Module by module, so that one that was frozen in evaluation mode stays there.
-        training = [module for module in self.modules() if module.training]
-        for module in training:
-            module.training = False
+        if self._evaluating:  # one ability calls another
+            return function(self, *args, **kwargs)
+        # Module by module, so that one that was frozen in evaluation mode stays there; and past `Module.__setattr__`, which for
+        # many small modules takes longer than they do.
+        training = [vars(module) for module in self.modules() if module.training]
+        for attributes in training:
+            attributes["training"] = False
+        self._evaluating = True
         try:
             with torch.no_grad():
                 return function(self, *args, **kwargs)
         finally:
-            for module in training:
-                module.training = True
+            self._evaluating = False
+            for attributes in training:
+                attributes["training"] = True
 
     return wrapper  # type: ignore[return-value]
 
@@ -115,6 +120,7 @@ class Method(L.LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self._watch = FiniteWatch()
+        self._evaluating = False
 
     # What a method gives ---------------------------------------------------------------------------------------------
 

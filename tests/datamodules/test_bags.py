@@ -106,8 +106,8 @@ def test_the_real_files_are_read(source, bags, instances, features):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_folds": 1}, "num_folds=1 and validate=False: give 2 or more, one for each part"),
-        ({"num_folds": 2, "validate": True}, "num_folds=2 and validate=True: give 3 or more"),
+        ({"num_folds": 1}, "num_folds=1: give 2 or more, one each for testing and training"),
+        ({"num_folds": 2, "validate": True}, "num_folds=2: give 3 or more, one each for testing, validation"),
         ({"fold": 10}, "fold=10: there are 10 folds, 0 to 9"),
         ({"fold": -1}, "fold=-1: there are 10 folds"),
     ],

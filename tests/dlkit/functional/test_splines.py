@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dlkit.functional.splines import circular_rational_quadratic, rational_quadratic
+from dlkit.functional.splines import circular_rational_quadratic, evaluate, rational_quadratic
 
 BOUND, BINS = 3.0, 8
 LINE = partial(rational_quadratic, bound=BOUND)
@@ -72,6 +72,22 @@ def test_zero_parameters_give_the_identity(spline, size, inverse, dtype):
     tolerance = 4 * torch.finfo(dtype).eps
     torch.testing.assert_close(y, x, atol=tolerance, rtol=0)
     torch.testing.assert_close(log_derivative, torch.zeros_like(x), atol=tolerance, rtol=0)
+
+
+@KINDS
+@DIRECTIONS
+@pytest.mark.parametrize("scale", [1.0, 5.0])
+def test_the_derivative_that_is_written_out_is_that_of_autograd(spline, size, inverse, scale):
+    x, raw = example(size, scale=scale)
+    x = (1.2 * x).requires_grad_()  # the tails of the line, too
+    raw = raw.requires_grad_()
+    weights = torch.randn(2, len(x), dtype=torch.float64)
+    written = torch.autograd.grad(spline(x, raw, inverse=inverse), (x, raw), tuple(weights))
+    bound = BOUND if size % 3 else math.pi
+    point = x if size % 3 else torch.remainder(x + math.pi, 2 * math.pi) - math.pi
+    found = torch.autograd.grad(evaluate(point, raw.T, bound, inverse)[:2], (x, raw), tuple(weights))
+    for ours, expected in zip(written, found, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
 
 
 @KINDS

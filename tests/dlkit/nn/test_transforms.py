@@ -7,7 +7,7 @@ import torch
 from torch.autograd.functional import jacobian
 
 from dlkit.nn.autoregressive import MaskedAutoregressive
-from dlkit.nn.coupling import LOG_SCALE_BOUND, AffineElement, SplineElement, couplings, soft_bound
+from dlkit.nn.coupling import LOG_SCALE_BOUND, AffineElement, FeatureMajorLinear, SplineElement, couplings, soft_bound
 from dlkit.nn.glow import ActNorm, Glow, ImageCoupling, InvertibleConvolution
 from dlkit.nn.transforms import Backwards, Chain
 
@@ -191,3 +191,11 @@ def test_one_feature_cannot_be_cut():
 def test_a_masked_network_needs_a_hidden_layer():
     with pytest.raises(ValueError, match="at least one hidden layer"):
         MaskedAutoregressive(3, ())
+
+
+def test_a_feature_major_linear_layer_is_a_linear_layer_laid_out_otherwise():
+    layer, x = FeatureMajorLinear(5, 3), torch.randn(7, 5)
+    torch.testing.assert_close(layer(x), torch.nn.functional.linear(x, layer.weight, layer.bias))
+    assert layer(x).t().is_contiguous()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).dtype == torch.bfloat16
