@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import lightning as L
 import torch
+from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
 from dlkit.batches import Graphs, Sets
 from dlkit.callbacks import drawing, target_drawing
 from dlkit.callbacks.first_examples import FirstBatches
 from dlkit.callbacks.summary import steps_done, writer
+from dlkit.graphs.inputs import as_graphs
 from dlkit.protocols import KnownMolecules, PredictsTargets
 
 MOLECULES = 8  # of the least errors, and as many of the greatest
 
 
 class Predictions(FirstBatches):
-    """Draws after each validation what is predicted of its first `Sets` or `Graphs`, up to a few thousand.
+    """Draws after each validation what is predicted of its first `Sets` or `Graphs`, torch-geometric's too, a few thousand.
 
     `predictions`: predicted against true values, for each target in its units, or the confusion of classes. Of molecules, whose
     data have `smiles`, there are also `molecules/best` and `molecules/worst`: those of the least and of the greatest error,
@@ -32,6 +36,19 @@ class Predictions(FirstBatches):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if not isinstance(pl_module, PredictsTargets):
             raise ValueError(f"{type(pl_module).__name__} predicts no targets: leave dlkit.callbacks.Predictions out")
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: STEP_OUTPUT,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if hasattr(batch, "edge_index"):
+            batch = as_graphs(batch)
+        super().on_validation_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         board, batches, method = writer(trainer), self.take_batches(), pl_module

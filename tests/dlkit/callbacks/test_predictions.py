@@ -11,6 +11,8 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch_geometric.data import Data
+from torch_geometric.loader import DataLoader
 
 import dlkit
 from datamodules import Digits, Rings, SmilesCSV
@@ -54,6 +56,16 @@ def test_molecules_are_drawn_with_their_errors(tmp_path):
     for tag in ("predictions", "molecules/best", "molecules/worst"):
         assert picture(board, tag).std() > 5, tag
     assert not np.array_equal(picture(board, "molecules/best"), picture(board, "molecules/worst"))
+
+
+def test_batches_of_torch_geometric_are_drawn_too(tmp_path):
+    graphs = [
+        Data(x=torch.randn(n, 2), edge_index=torch.tensor([[0, 1], [1, 0]]), y=torch.tensor([float(n)])) for n in range(2, 30)
+    ]
+    data = L.LightningDataModule()
+    data.train_dataloader = data.val_dataloader = lambda: DataLoader(graphs, batch_size=7)
+    board = run(tmp_path, dlkit.MPNN(2, 0, 1, hidden_size=8), data, Predictions())
+    assert picture(board, "predictions").std() > 5
 
 
 def test_the_molecules_are_those_of_the_greatest_errors(tmp_path, monkeypatch):
