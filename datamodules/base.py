@@ -243,16 +243,17 @@ def random_deformation(x: Tensor, amount: float, shift: float) -> Tensor:
     """Turns, stretches, shears, moves and bends each picture at random: (batch, channels, height, width).
 
     A turn of up to `amount` radians; each side stretched, and the whole sheared, by up to that share; a move of up to `shift`
-    pixels. Then the points of a 5 x 5 grid are each moved by up to `amount` of half the picture's side, and what lies between
-    them smoothly with them: the elastic distortions of Simard, Steinkraus and Platt 2003 (Best practices for convolutional
-    neural networks, section 2), who smooth the displacement of every pixel instead. What comes in from outside is 0.
+    pixels. Then the points of a 5 x 5 grid are each moved by up to a quarter of `amount` of the picture's side, and what lies
+    between them smoothly with them: the elastic distortions of Simard, Steinkraus and Platt 2003 (Best practices for
+    convolutional neural networks, section 2), who smooth the displacement of every pixel instead. What comes in from outside
+    is 0.
     """
     angle, wide, high, shear, right, down = 2 * torch.rand(6, len(x), device=x.device) - 1
     cos, sin = (amount * angle).cos(), (amount * angle).sin()
     across = torch.stack([cos * (1 + amount * wide), amount * shear - sin, 2 * shift / x.shape[3] * right], 1)
     along = torch.stack([sin, cos * (1 + amount * high), 2 * shift / x.shape[2] * down], 1)
     grid = torch.nn.functional.affine_grid(torch.stack([across, along], 1), list(x.shape), align_corners=False)
-    knots = amount * (2 * torch.rand(len(x), 2, BENDS, BENDS, device=x.device) - 1)
+    knots = amount * (torch.rand(len(x), 2, BENDS, BENDS, device=x.device) - 0.5)
     bent = torch.nn.functional.interpolate(knots, x.shape[2:], mode="bicubic", align_corners=True)
     grid = grid + bent.permute(0, 2, 3, 1)
     return torch.nn.functional.grid_sample(x, grid, align_corners=False)
