@@ -33,7 +33,8 @@ class DigitSets(SetData):
         batch_size: sets a batch and device.
         root: where the files of "mnist" lie; see `MNIST`.
         shift: training pictures are moved by up to so many pixels in each direction, filled with zeros.
-        deform: training pictures are turned, stretched and sheared by up to so much; see `datamodules.base.random_deformation`.
+        deform: training pictures are turned, stretched, sheared and bent by up to so much; see
+            `datamodules.base.random_deformation`.
         split_seed: of the sets. Which pictures are whose is the source's choice, by its defaults.
 
     Raises:

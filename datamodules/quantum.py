@@ -195,7 +195,8 @@ class QM9(SpatialMolecules):
 
     Raises:
         FileNotFoundError: there are no such files.
-        ValueError: an unknown source or target, a total energy, a file with other things than tensors in it.
+        ValueError: an unknown source or target, a folder of generated molecules, a total energy, a file with other
+            things than tensors in it.
         ModuleNotFoundError: RDKit, which generates molecules, is not installed.
     """
 
@@ -215,6 +216,8 @@ class QM9(SpatialMolecules):
     ) -> None:
         if source not in get_args(QM9Source):
             raise ValueError(f"unknown source {source!r}: use {' or '.join(map(repr, get_args(QM9Source)))}")
+        if source == "generated" and root is not None:
+            raise ValueError(f"root={root!r}: generated molecules lie in no folder, set source='qm9' for those that do")
         held_out = 50 if source == "generated" else 10_000
         val_size, test_size = (held_out if size is None else size for size in (val_size, test_size))
         super().__init__(batch_size, val_size, test_size, split_seed)

@@ -74,7 +74,8 @@ def ability(function: Function) -> Function:
     @functools.wraps(function)
     def wrapper(self: Method, *args: Any, **kwargs: Any) -> Any:
         if self._evaluating:  # one ability calls another
-            return function(self, *args, **kwargs)
+            with torch.no_grad():
+                return function(self, *args, **kwargs)
         # Module by module, so that one that was frozen in evaluation mode stays there; and past `Module.__setattr__`, which for
         # many small modules takes longer than they do.
         training = [vars(module) for module in self.modules() if module.training]
@@ -116,11 +117,11 @@ class Method(L.LightningModule):
     learning_rate: float = 1e-3
     schedule: Schedule = "constant"
     weight_decay: float = 0.0
+    _evaluating = False  # within an ability
 
     def __init__(self) -> None:
         super().__init__()
         self._watch = FiniteWatch()
-        self._evaluating = False
 
     # What a method gives ---------------------------------------------------------------------------------------------
 

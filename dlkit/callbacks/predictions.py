@@ -46,7 +46,7 @@ class Predictions(FirstBatches):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if hasattr(batch, "edge_index"):
+        if hasattr(batch, "edge_index") and self.number < self.most and self.wanted(trainer):
             batch = as_graphs(batch)
         super().on_validation_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
 

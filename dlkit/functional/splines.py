@@ -100,9 +100,10 @@ def bins_first(raw: Tensor) -> Tensor:
 
 def spline(x: Tensor, raw: Tensor, bound: float, inverse: bool) -> tuple[Tensor, Tensor]:
     """A spline for each point: x (N,), raw (3K, N) of the circle or (3K - 1, N) of the line -> y and log dy/dx, both (N,)."""
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
         return evaluate(x, raw, bound, inverse)[:2]
-    return Spline.apply(x, raw, bound, inverse)  # pyright: ignore[reportReturnType]
+    # Views, so that a second derivative by one does not go on through the other where one was made of the other.
+    return Spline.apply(x.view_as(x), raw.view_as(raw), bound, inverse)  # pyright: ignore[reportReturnType]
 
 
 class Pieces(NamedTuple):
@@ -188,20 +189,20 @@ class Spline(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, raw: Tensor, bound: float, inverse: bool) -> tuple[Tensor, Tensor]:
         y, log_derivative, pieces = evaluate(x, raw, bound, inverse)
-        ctx.save_for_backward(x, raw)
-        ctx.bound, ctx.inverse, ctx.pieces = bound, inverse, pieces
+        ctx.save_for_backward(x, raw, *pieces)
+        ctx.bound, ctx.inverse = bound, inverse
         return y, log_derivative
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        x, raw = ctx.saved_tensors
+        x, raw, *pieces = ctx.saved_tensors
         if torch.is_grad_enabled():  # for a second derivative
             outputs = evaluate(x, raw, ctx.bound, ctx.inverse)[:2]
             wanted = [tensor for tensor in (x, raw) if tensor.requires_grad]
             found = iter(torch.autograd.grad(outputs, wanted, gradients, create_graph=True))
             g_x, g_raw = (next(found) if tensor.requires_grad else None for tensor in (x, raw))
             return g_x, g_raw, None, None
-        g_x, g_raw = differentiate(ctx.pieces, gradients, len(raw), ctx.bound, ctx.inverse)
+        g_x, g_raw = differentiate(Pieces(*pieces), gradients, len(raw), ctx.bound, ctx.inverse)
         return g_x, g_raw, None, None
 
 

@@ -49,8 +49,10 @@ def convolutional_blocks(data_shape: Sequence[int], width: int) -> tuple[nn.Sequ
         The network, and how many features it gives.
 
     Raises:
-        ValueError: no square images of at least 6x6 pixels.
+        ValueError: no square images of at least 6x6 pixels, or no channels.
     """
+    if width < 1:
+        raise ValueError(f"width={width}: give the first block of network='cnn' at least 1 channel")
     channels, side, _ = check_image_shape("cnn", data_shape)
     if side < SMALLEST:
         raise ValueError(

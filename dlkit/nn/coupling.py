@@ -29,6 +29,9 @@ def soft_bound(raw: Tensor, bound: float = LOG_SCALE_BOUND) -> Tensor:
 class FeatureMajorLinear(nn.Linear):
     """A linear layer whose output lies in memory feature by feature: (batch, in_features) -> (batch, out_features)."""
 
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features)
+
     def forward(self, input: Tensor) -> Tensor:
         return torch.addmm(self.bias.unsqueeze(1), self.weight, input.t()).t()
 

@@ -89,7 +89,11 @@ def test_targets_are_chosen_by_name_and_the_split_covers_each_molecule_once(tmp_
         ({"targets": ("u0",)}, r"target 'u0' is a total energy, .* float32 .*: use 'u0_atom', from which the atoms' energies"),
         ({"targets": ("mu", "g")}, r"target 'g' is a total energy"),
         ({"targets": ("dipole",)}, r"unknown target 'dipole': use some of mu, alpha"),
-        ({"targets": ("cv",), "source": "generated"}, r"target 'cv': generated molecules have 'mu' alone, set source='qm9'"),
+        ({"source": "generated"}, r"root='.*': generated molecules lie in no folder, set source='qm9'"),
+        (
+            {"targets": ("cv",), "source": "generated", "root": None},
+            r"target 'cv': generated molecules have 'mu' alone, set source='qm9'",
+        ),
         ({"source": "qm8"}, r"unknown source 'qm8': use 'generated' or 'qm9'"),
         ({"targets": ()}, r"targets is empty: name some of mu"),
         ({"test_size": 0}, r"test_size=0: give at least 1 molecule"),

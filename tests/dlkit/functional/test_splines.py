@@ -76,6 +76,29 @@ def test_zero_parameters_give_the_identity(spline, size, inverse, dtype):
 
 @KINDS
 @DIRECTIONS
+def test_parameters_made_of_the_point_itself_have_both_derivatives(spline, size, inverse):
+    x = torch.linspace(-2.5, 2.6, 7, dtype=torch.float64, requires_grad=True)  # none of them at a knot
+    weight = torch.randn(size, dtype=torch.float64)
+
+    def moved(x):
+        return spline(x, torch.tanh(x.unsqueeze(1) * weight), inverse=inverse)
+
+    for output in moved(x):
+        (once,), (again,) = (torch.autograd.grad(output.sum(), x, retain_graph=True, create_graph=twice) for twice in (0, 1))
+        torch.testing.assert_close(once, again)
+    assert torch.autograd.gradgradcheck(moved, x)
+
+
+@KINDS
+@DIRECTIONS
+def test_forward_mode_knows_it_too(spline, size, inverse):
+    x, raw = example(size, 20)
+    _, along = torch.func.jvp(lambda x: spline(x, raw, inverse=inverse)[0], (x,), (torch.ones_like(x),))
+    torch.testing.assert_close(along, derivative(spline, x, raw, inverse))
+
+
+@KINDS
+@DIRECTIONS
 @pytest.mark.parametrize("scale", [1.0, 5.0])
 def test_the_derivative_that_is_written_out_is_that_of_autograd(spline, size, inverse, scale):
     x, raw = example(size, scale=scale)

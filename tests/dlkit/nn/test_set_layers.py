@@ -79,6 +79,7 @@ def test_the_activation_stands_behind_every_layer():
         (((5,), None, (4,), "mlp", "gelu"), "unknown activation 'gelu': use 'relu' or 'tanh'"),
         (((5,), None, (4,), "cnn"), r"network='cnn' reads images .* and the data has shape \(5,\)"),
         (((1, 6, 8), None, (4,), "cnn"), "network='cnn' reads square images, and the data is 6x8"),
+        (((1, 8, 8), None, (4,), "cnn", "relu", 0), "width=0: give the first block of network='cnn' at least 1 channel"),
         (((1, 5, 5), None, (4,), "cnn"), "network='cnn' needs images of at least 6x6 pixels, got 5x5"),
         (((), None, (4,)), r"data_shape=\(\) and vocab_size=None: give the shape of a member"),
     ],
