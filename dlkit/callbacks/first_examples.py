@@ -31,6 +31,10 @@ class FirstBatches(L.Callback):
         """Whether this validation is to be looked at."""
         return in_training(trainer)
 
+    def known(self, batch: Any) -> Any:
+        """A batch as it is kept, if it is of the kind then: itself, unless a subclass knows others."""
+        return batch
+
     def on_validation_batch_end(
         self,
         trainer: L.Trainer,
@@ -40,7 +44,10 @@ class FirstBatches(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if isinstance(batch, self.kind) and self.number < self.most and self.wanted(trainer):
+        if self.number >= self.most or not self.wanted(trainer):
+            return
+        batch = self.known(batch)
+        if isinstance(batch, self.kind):
             self.seen.append(batch)
             assert isinstance(pl_module, Method)
             self.number += pl_module.batch_size(batch)

@@ -6,7 +6,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
 from dlkit.batches import Graphs, Sets
@@ -37,18 +36,8 @@ class Predictions(FirstBatches):
         if not isinstance(pl_module, PredictsTargets):
             raise ValueError(f"{type(pl_module).__name__} predicts no targets: leave dlkit.callbacks.Predictions out")
 
-    def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: STEP_OUTPUT,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        if hasattr(batch, "edge_index") and self.number < self.most and self.wanted(trainer):
-            batch = as_graphs(batch)
-        super().on_validation_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+    def known(self, batch: Any) -> Any:
+        return as_graphs(batch) if hasattr(batch, "edge_index") else batch
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         board, batches, method = writer(trainer), self.take_batches(), pl_module

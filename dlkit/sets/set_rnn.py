@@ -21,7 +21,7 @@ class SetRNN(SetMethod):
     Its answer depends on the order of the members, and it knows no larger sets than it has seen.
 
     Args:
-        data_shape, vocab_size, num_targets, num_classes, network, width, activation, target_mean, target_std,
+        data_shape, vocab_size, num_targets, num_classes, network, activation, target_mean, target_std,
             target_names, objective, learning_rate, schedule: see `dlkit.DeepSets`.
         task: "regression" or "classification".
         hidden_dims: widths of the layers that read a member.
@@ -40,7 +40,6 @@ class SetRNN(SetMethod):
         num_classes: int | None = None,
         task: Task = "regression",
         network: MemberNetwork = "mlp",
-        width: int = 16,
         hidden_dims: tuple[int, ...] = (128,),
         cell: Cell = "lstm",
         hidden_size: int = 50,
@@ -58,7 +57,7 @@ class SetRNN(SetMethod):
         self.save_hyperparameters()
         self.learning_rate = learning_rate
         self.schedule = schedule
-        self.phi = build_member_encoder(data_shape, vocab_size, hidden_dims, network, activation, width)
+        self.phi = build_member_encoder(data_shape, vocab_size, hidden_dims, network, activation)
         self.recurrent = RecurrentEncoder(hidden_dims[-1], hidden_size, cell)
         self.head = nn.Linear(hidden_size, self.num_outputs)
 
