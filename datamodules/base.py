@@ -72,6 +72,13 @@ class SplitData(L.LightningDataModule):
     def test_dataloader(self) -> EpochLoader:
         return self.loader("test")
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        # Lightning looks through a batch for whatever could be moved; this one is known to hold tensors and Nones.
+        return batch._make(part if part is None else part.to(device) for part in batch)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return self.prepare(batch, training=self.trainer is not None and self.trainer.training)
+
     # For everybody ---------------------------------------------------------------------------------------------------
 
     def loader(self, split: Split, shuffle: bool = False) -> EpochLoader:
@@ -98,7 +105,7 @@ class SplitData(L.LightningDataModule):
         loader = self.loader(split, shuffle=training)
         loader.set_epoch(epoch)
         for batch in loader:
-            yield self.prepare(type(batch)(*(part if part is None else part.to(device) for part in batch)), training)
+            yield self.prepare(self.transfer_batch_to_device(batch, torch.device(device), 0), training)
 
     def prepare(self, batch: Any, training: bool = False) -> Any:
         """A batch as it lies in memory to what methods are given, on the batch's device; here they are the same.
@@ -153,9 +160,9 @@ class MemoryData(SplitData):
         return Loader.of(part, self.batch_size, shuffle, seed)
 
     def on_after_batch_transfer(self, batch: Examples, dataloader_idx: int) -> Examples:
+        batch = super().on_after_batch_transfer(batch, dataloader_idx)
         if self.trainer is None:
-            return self.prepare(batch)
-        batch = self.prepare(batch, training=self.trainer.training)
+            return batch
         return batch._replace(x=batch.x.to(self.trainer.lightning_module.dtype))  # other than float32 in "true" half precision
 
 

@@ -118,9 +118,6 @@ class ChargedParticles(SplitData):
         turn = random_orthogonal(len(batch.y), self.dimensions).to(batch.y)
         return batch._replace(positions=batch.positions @ turn, velocities=batch.velocities @ turn, y=batch.y @ turn)
 
-    def on_after_batch_transfer(self, batch: Particles, dataloader_idx: int) -> Particles:
-        return self.prepare(batch, training=self.trainer is not None and self.trainer.training)
-
     # The systems -----------------------------------------------------------------------------------------------------
 
     def part(self, part: str) -> Particles:

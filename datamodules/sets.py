@@ -43,9 +43,6 @@ class SetData(TargetData):
         """Members as they lie in memory to what methods are given: whole numbers to int64 here."""
         return values if values.is_floating_point() else values.long()
 
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        return self.prepare(batch, training=self.trainer is not None and self.trainer.training)
-
     def serve(self, part: Columns, shuffle: bool, seed: int) -> Loader:
         return Loader(len(part["y"]), lambda rows: self.collate(part, rows), self.batch_size, shuffle, seed)
 

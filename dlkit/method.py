@@ -76,9 +76,7 @@ def ability(function: Function) -> Function:
         if self._evaluating:  # one ability calls another
             with torch.no_grad():
                 return function(self, *args, **kwargs)
-        # Module by module, so that one that was frozen in evaluation mode stays there; and past `Module.__setattr__`, which for
-        # many small modules takes longer than they do.
-        training = [vars(module) for module in self.modules() if module.training]
+        training = in_training(self)
         for attributes in training:
             attributes["training"] = False
         self._evaluating = True
@@ -91,6 +89,22 @@ def ability(function: Function) -> Function:
                 attributes["training"] = True
 
     return wrapper  # type: ignore[return-value]
+
+
+def in_training(root: torch.nn.Module) -> list[dict[str, Any]]:
+    """The attributes of each module in training mode, root included: one that was frozen in evaluation mode is none of them.
+
+    By the attributes, past `modules` and `Module.__setattr__`, which for many small modules take longer than they do.
+    """
+    found, ahead = [], [root]
+    while ahead:
+        attributes = vars(ahead.pop())
+        if attributes["training"]:
+            found.append(attributes)
+        for module in attributes["_modules"].values():
+            if module is not None:
+                ahead.append(module)
+    return found
 
 
 @contextlib.contextmanager
@@ -161,20 +175,23 @@ class Method(L.LightningModule):
         """Logs `stage/term`: in training as it is, on the steps the logger writes; otherwise the mean over examples, or over
         what `size` counts, where the terms are means of that.
 
-        Lightning's `self.log` costs about 0.3 ms a key even on the steps that are not written, so they are not logged.
+        Lightning's `self.log` keeps a metric for each key, which costs every later step of training; there is nothing to be
+        averaged there, so the terms go to the loggers as they are.
         """
-        training = stage == "train"
-        # Asked of Lightning itself, because its rule is counted in batches that stepped; tests hold us to that name.
-        if training and not self.trainer._logger_connector.should_update_logs:
-            return
-        self.log_dict(
-            {f"{stage}/{name}": value.detach() for name, value in terms.items()},
-            on_step=training,
-            on_epoch=not training,
+        values = {f"{stage}/{name}": value.detach() for name, value in terms.items()}
+        if stage != "train":
             # Lightning averages the examples of the processes as whole numbers; a multiple of their number loses nothing.
-            batch_size=(self.batch_size(batch) if size is None else size) * self.trainer.world_size,
-            sync_dist=not training,
-        )
+            count = (self.batch_size(batch) if size is None else size) * self.trainer.world_size
+            self.log_dict(values, on_step=False, on_epoch=True, batch_size=count, sync_dist=True)
+        elif self.writes_now:
+            self.trainer.callback_metrics.update(values)
+            self.trainer._logger_connector.log_metrics(values)
+
+    @property
+    def writes_now(self) -> bool:
+        """Whether the loggers are given the step that is being trained."""
+        # Asked of Lightning itself, because its rule is counted in batches that stepped; tests hold us to these names.
+        return self.trainer._logger_connector.should_update_logs and not self.trainer.fit_loop._should_accumulate()
 
     def guard(self, loss: Tensor, terms: Terms) -> None:
         """Stops before the step that would carry a non-finite loss into the parameters.
@@ -185,7 +202,7 @@ class Method(L.LightningModule):
         if loss.is_cpu and math.isfinite(loss.item()):
             return
         self._watch.see(self.global_step, {"loss": loss, **terms})
-        if loss.is_cpu or self.trainer._logger_connector.should_update_logs:
+        if loss.is_cpu or self.writes_now:
             self._watch.check()
 
     def configure_optimizers(self) -> Any:

@@ -164,7 +164,11 @@ class Flow(Method):
     def forward(self, z: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x = f(z) and log |det df/dz|: (batch, features) -> (batch, *data_shape), (batch,). Without pixels' levels."""
         x, log_det = self.network(z, self.context(labels, len(z)))
-        return x.unflatten(1, self.data_shape) if x.dim() == 2 else x, log_det
+        return self.shaped(x), log_det
+
+    def shaped(self, x: Tensor) -> Tensor:
+        """What the network gives, (batch, features) or images, as examples: (batch, *data_shape)."""
+        return x.unflatten(1, self.data_shape) if x.dim() == 2 else x
 
     def inverse(self, x: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """z = f^-1(x) and log |det df^-1/dx|: (batch, *data_shape) -> (batch, features), (batch,). Without pixels' levels."""
@@ -279,7 +283,7 @@ class Flow(Method):
     @ability
     def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """x = f(z): (batch, features) -> (batch, *data_shape)."""
-        x = self(z, labels)[0]
+        x = self.shaped(self.network.value(z, self.context(labels, len(z))))
         return self.quantize(x) if self.num_levels else x
 
     @ability

@@ -110,31 +110,36 @@ class Couplings(Transform):
         self.conditioners = nn.ModuleList(conditioners)
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> Changed:
-        halves, total = self.cut(z), None
+        halves, total = self.cut(z), z.new_zeros(len(z))
         for layer in range(len(self.conditioners)):
-            total = self.move(layer, halves, context, False, total)
-        return self.join(halves), z.new_zeros(len(z)) if total is None else total
+            total = total + self.move(layer, halves, context, False).sum(1)
+        return self.join(halves), total
 
     def inverse(self, x: Tensor, context: Tensor | None = None) -> Changed:
-        halves, total = self.cut(x), None
+        halves, total = self.cut(x), x.new_zeros(len(x))
         for layer in reversed(range(len(self.conditioners))):
-            total = self.move(layer, halves, context, True, total)
-        return self.join(halves), x.new_zeros(len(x)) if total is None else total
+            total = total + self.move(layer, halves, context, True).sum(1)
+        return self.join(halves), total
+
+    def value(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        halves = self.cut(z)
+        for layer in range(len(self.conditioners)):
+            self.move(layer, halves, context, False)
+        return self.join(halves)
 
     def steps(self, z: Tensor, context: Tensor | None = None) -> Iterator[Tensor]:
         halves = self.cut(z)
         for layer in range(len(self.conditioners)):
-            self.move(layer, halves, context, False, None)
+            self.move(layer, halves, context, False)
             yield self.join(halves)
 
-    def move(self, layer: int, halves: list[Tensor], context: Tensor | None, inverse: bool, total: Tensor | None) -> Tensor:
-        """Moves one half in the list; returns the log-determinant so far."""
+    def move(self, layer: int, halves: list[Tensor], context: Tensor | None, inverse: bool) -> Tensor:
+        """Moves one half in the list; returns the logarithm of each of its features' derivative."""
         moved = 1 - layer % 2
         # In the values' own precision, whatever the networks run in.
         raw = self.conditioners[layer](joined(halves[1 - moved], context)).to(halves[moved].dtype)
         halves[moved], log_derivative = self.element(halves[moved], raw, inverse)
-        log_det = log_derivative.sum(1)
-        return log_det if total is None else total + log_det
+        return log_derivative
 
     def cut(self, x: Tensor) -> list[Tensor]:
         """(batch, features) -> both halves."""

@@ -31,10 +31,15 @@ class Transform(nn.Module):
         """From the data to the base: x -> z, log |det dz/dx|, (batch,)."""
         raise NotImplementedError(f"{type(self).__name__} has to define inverse(x, context)")
 
+    def value(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """x alone, as samples need it: a layer that can spares itself the log-determinant."""
+        return self(z, context)[0]
+
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compiles both directions in place; a module's own `compile` takes `forward` alone."""
         super().compile(*args, **kwargs)
         self.inverse = torch.compile(self.inverse, *args, **kwargs)
+        self.value = torch.compile(self.value, *args, **kwargs)
 
     def steps(self, z: Tensor, context: Tensor | None = None) -> Iterator[Tensor]:
         """What z passes through on its way to x, x last: a picture for each layer."""
@@ -62,6 +67,12 @@ class Chain(Transform):
             x, log_det = transform.inverse(x, context)
             total = total + log_det
         return x, total
+
+    def value(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        for transform in self.transforms:
+            assert isinstance(transform, Transform)
+            z = transform.value(z, context)
+        return z
 
     def steps(self, z: Tensor, context: Tensor | None = None) -> Iterator[Tensor]:
         for transform in self.transforms:

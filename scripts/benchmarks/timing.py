@@ -19,6 +19,7 @@ from dlkit.batches import Examples
 from dlkit.callbacks import Checkpoints, Progress, RandomState, Summary
 from dlkit.callbacks.progress import REFRESH_SECONDS
 from dlkit.method import Method
+from dlkit.runner import Unprofiled
 
 WARM_UP = 20  # steps before the clock starts
 
@@ -155,6 +156,7 @@ def fit(
         max_epochs=-1 if max_steps > 0 else epochs,
         max_steps=max_steps,
         logger=TensorBoardLogger(folder, name="benchmark", default_hp_metric=False),
+        profiler=Unprofiled(),
         callbacks=[Checkpoints(), RandomState(), Summary("benchmark", 0), progress, watch],
         accelerator="cpu",
         precision=precision,

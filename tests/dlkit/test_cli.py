@@ -55,6 +55,12 @@ def test_the_help_of_a_recipe_names_every_field(fit):
     assert "--data.binarize:" in shown
 
 
+def test_lightnings_profiler_can_be_asked_for(fit):
+    done = fit("vae-digits", "--trainer.fast_dev_run", "true", "--trainer.profiler", "simple")
+    assert done.returncode == 0, done.stderr
+    assert "run_training_batch" in done.stdout + done.stderr
+
+
 def test_a_run_leaves_curves_hparams_pictures_configuration_and_checkpoints(fit, tmp_path):
     done = fit("vae-digits", *QUICK, "--seed", 3, "--model.latent_dim", 3)
     assert done.returncode == 0, done.stderr

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import CSVLogger
 from training import Losses, trainer
 
@@ -167,21 +170,25 @@ def test_the_watch_on_the_device_remembers_the_first_bad_step_and_its_term():
         watch.check()
 
 
-def test_training_terms_are_logged_on_the_steps_that_the_logger_writes_and_on_no_other(tmp_path):
-    logged = []
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_training_terms_are_logged_on_the_steps_that_the_logger_writes_and_on_no_other(tmp_path, pieces):
+    logger, seen = CSVLogger(tmp_path), Losses()
+    run = trainer(max_epochs=2, logger=logger, log_every_n_steps=4, accumulate_grad_batches=pieces, callbacks=[seen])
+    run.fit(dlkit.Autoencoder((1, 8, 8), 2, "linear"), datamodule=Digits(batch_size=100, val_size=0))
+    with open(tmp_path / "lightning_logs" / "version_0" / "metrics.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == list(range(3, 28 // pieces, 4))
+    written = [float(row["train/loss"]) for row in rows]
+    shares = seen.values[4 * pieces - 1 :: 4 * pieces][: len(rows)]  # of the mean over the pieces of a step
+    assert written == pytest.approx([pieces * share for share in shares])
+    assert float(run.callback_metrics["train/loss"]) == pytest.approx(written[-1])
 
-    class Counting(dlkit.Autoencoder):
-        def log_dict(self, dictionary, **kwargs):
-            if self.training:
-                logged.append(self.global_step)
-            super().log_dict(dictionary, **kwargs)
 
-    logger = CSVLogger(tmp_path)
-    run = trainer(max_epochs=2, logger=logger, log_every_n_steps=4)
-    run.fit(Counting((1, 8, 8), 2, "linear"), datamodule=Digits(batch_size=100, val_size=0))
-    assert len(logged) == 28 // 4
-    rows = (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").read_text().splitlines()
-    assert len([row for row in rows[1:] if row]) == 28 // 4
+def test_training_can_be_stopped_by_what_it_records():
+    stop = EarlyStopping("train/loss", stopping_threshold=1e3, check_on_train_epoch_end=True)
+    run = trainer(max_epochs=5, log_every_n_steps=1, callbacks=[stop])
+    run.fit(dlkit.Autoencoder((1, 8, 8), 2, "linear"), datamodule=Digits(batch_size=300, val_size=0))
+    assert run.current_epoch == 1
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
@@ -265,6 +272,9 @@ def test_abilities_run_in_evaluation_mode_without_gradients_and_leave_training_a
     assert not method.classify(x).requires_grad
     assert method.training
     assert all(module.training for module in method.network.modules())
+    frozen = next(module for module in method.network.modules() if isinstance(module, torch.nn.BatchNorm2d)).eval()
+    method.classify(x)
+    assert [module for module in method.modules() if not module.training] == [frozen]
 
 
 def test_a_method_without_a_loss_says_what_it_has_to_define():

@@ -487,6 +487,24 @@ def test_the_single_loss_of_a_method_with_two_players_is_refused():
             loss(dlkit.AdversarialMethod(), None)
 
 
+def test_a_callback_hears_of_each_step_of_each_player_and_nothing_else_differs():
+    class Listener(L.Callback):
+        heard = 0
+
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            self.heard += 1
+
+    def run(*callbacks):
+        torch.manual_seed(0)
+        method = dlkit.GAN((2,), 2, hidden_dims=(8,), critic_steps=2)
+        fit(method, max_steps=3, callbacks=[*callbacks])
+        return method.state_dict()
+
+    listener = Listener()
+    assert equal(run(listener).values(), run().values())
+    assert listener.heard == 3 * (2 + 1)
+
+
 def test_clipping_sees_every_group_of_an_optimizer():
     class Grouped(dlkit.GAN):
         norms = ()

@@ -59,6 +59,13 @@ def test_the_inverse_undoes_the_forward_map_and_their_log_determinants_cancel(na
 
 
 @every_transform
+def test_the_value_alone_is_that_of_the_forward_map(name):
+    transform, x, context = build(name)
+    z = transform.inverse(x, context)[0]
+    assert torch.equal(transform.value(z, context), transform(z, context)[0])
+
+
+@every_transform
 def test_the_log_determinant_is_that_of_the_jacobian(name):
     transform, x, context = build(name)
     found = transform.inverse(x, context)[1]
