@@ -78,6 +78,7 @@ def as_dcgan_script(method: dlkit.GAN, x: Tensor, batch_size: int, watch: Stopwa
     BCELoss, the generator's step first, through a critic whose gradients are computed and thrown away, and two passes of the
     critic. It saves a pass of the generator by giving the critic the generator's own fakes.
     """
+    as_built(method)
     generator, critic = method.generator, nn.Sequential(method.critic, nn.Sigmoid())
     generator_optimizer = Adam(generator.parameters(), method.learning_rate, method.betas)
     critic_optimizer = Adam(critic.parameters(), method.learning_rate, method.betas)
@@ -110,6 +111,7 @@ def as_wgan_gp_script(method: dlkit.WGAN, x: Tensor, batch_size: int, watch: Sto
     loss that is differentiated through the generator too, whose graph is kept, and a generator's step that computes the
     gradients of the critic.
     """
+    as_built(method)
     generator, critic = method.generator, method.critic
     generator_optimizer = Adam(generator.parameters(), method.learning_rate, method.betas)
     critic_optimizer = Adam(critic.parameters(), method.learning_rate, method.betas)
@@ -141,6 +143,11 @@ def as_wgan_gp_script(method: dlkit.WGAN, x: Tensor, batch_size: int, watch: Sto
             watch.lap()
             if watch.over:
                 return
+
+
+def as_built(method: Any) -> None:
+    """Puts networks into the order of memory in which PyTorch builds them; channels innermost are a choice of our methods."""
+    method.to(memory_format=torch.contiguous_format)
 
 
 def loader(x: Tensor, batch_size: int) -> DataLoader[Tensor]:

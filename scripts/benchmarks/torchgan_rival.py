@@ -17,7 +17,7 @@ from torch.optim import Adam
 import dlkit
 from dlkit.adversarial.latent import LatentAdversarialMethod
 
-from .adversarial_rivals import loader
+from .adversarial_rivals import as_built, loader
 from .timing import Stopwatch
 
 STEP_CHANNELS = 16
@@ -58,11 +58,13 @@ class TorchganWGAN(TorchganNetworks, dlkit.WGAN):
 def torchgan_fit(method: TorchganGAN | TorchganWGAN, x: Tensor, batch_size: int, watch: Stopwatch) -> None:
     """torchgan's Trainer, with the networks, the optimizers' settings and the numbers of steps of our method.
 
-    It logs losses and gradients after every batch, as it always does; the pictures and the model that it writes at the end of
-    an epoch are left out. Its WGAN-GP takes two steps of the critic's optimizer for one of ours, the penalty's separately, with
+    The networks lie in memory as torchgan builds them; channels innermost are a choice of our methods. It logs losses and
+    gradients after every batch, as it always does; the pictures and the model that it writes at the end of an epoch are left
+    out. Its WGAN-GP takes two steps of the critic's optimizer for one of ours, the penalty's separately, with
     one share for the whole batch and the norm over all of it.
     """
     torchgan = import_torchgan()
+    as_built(method)
     adam = {"name": Adam, "args": {"lr": method.learning_rate, "betas": method.betas}}
     models = {
         name: {"name": functools.partial(lambda network: network, network), "optimizer": adam}
