@@ -73,8 +73,10 @@ class SplitData(L.LightningDataModule):
         return self.loader("test")
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        # Lightning looks through a batch for whatever could be moved; this one is known to hold tensors and Nones.
-        return batch._make(part if part is None else part.to(device) for part in batch)
+        # Lightning looks through a batch for whatever could be moved; dlkit's batches hold tensors and Nones.
+        if hasattr(batch, "_make") and all(part is None or isinstance(part, Tensor) for part in batch):
+            return batch._make(part if part is None else part.to(device) for part in batch)
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         return self.prepare(batch, training=self.trainer is not None and self.trainer.training)

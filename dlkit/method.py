@@ -99,7 +99,7 @@ def in_training(root: torch.nn.Module) -> list[dict[str, Any]]:
     found, ahead = [], [root]
     while ahead:
         attributes = vars(ahead.pop())
-        if attributes["training"]:
+        if attributes.get("training"):  # compiled modules have none of their own
             found.append(attributes)
         for module in attributes["_modules"].values():
             if module is not None:
@@ -178,13 +178,14 @@ class Method(L.LightningModule):
         Lightning's `self.log` keeps a metric for each key, which costs every later step of training; there is nothing to be
         averaged there, so the terms go to the loggers as they are.
         """
-        values = {f"{stage}/{name}": value.detach() for name, value in terms.items()}
+        values = {f"{stage}/{name}": value.detach().clone() for name, value in terms.items()}
         if stage != "train":
             # Lightning averages the examples of the processes as whole numbers; a multiple of their number loses nothing.
             count = (self.batch_size(batch) if size is None else size) * self.trainer.world_size
             self.log_dict(values, on_step=False, on_epoch=True, batch_size=count, sync_dist=True)
         elif self.writes_now:
             self.trainer.callback_metrics.update(values)
+            self.trainer.logged_metrics.update(values)
             self.trainer._logger_connector.log_metrics(values)
 
     @property

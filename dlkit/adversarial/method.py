@@ -16,9 +16,10 @@ import math
 from collections.abc import Iterator
 from typing import Any, Literal
 
+import lightning as L
 import torch
-from lightning.pytorch.strategies import DDPStrategy
-from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch.plugins.precision import Precision
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 
 from dlkit.batches import Examples
@@ -236,7 +237,7 @@ class AdversarialMethod(Method):
         if self.step_is_watched:
             self.trainer.strategy.optimizer_step(optimizer, do_nothing)  # Lightning's own wrapper would count this step
         else:
-            optimizer.step()
+            optimizer.step(do_nothing)
         return terms
 
     def evaluation_step(self, stage: str, batch: Any) -> None:
@@ -260,10 +261,15 @@ class AdversarialMethod(Method):
             return math.inf
         return float(self.sample(COLLAPSE_SAMPLES).float().std(0, correction=0).mean())
 
+    def on_train_start(self) -> None:
+        # Lightning asks everybody before each step, which costs half as much as the step of a small network's optimizer.
+        trainer, hook = self.trainer, "on_before_optimizer_step"
+        heard = [getattr(getattr(listener, hook), "__func__", None) for listener in (self, *trainer.callbacks)]  # pyright: ignore[reportAttributeAccessIssue]
+        nobody = all(function in (getattr(L.LightningModule, hook), getattr(L.Callback, hook)) for function in heard)
+        plain = type(trainer.strategy) is SingleDeviceStrategy and type(trainer.precision_plugin) is Precision
+        self.step_is_watched = not (nobody and plain)
+
     def on_fit_start(self) -> None:
-        # Asking everybody before each player's step costs half as much as the step of a small network's optimizer.
-        listeners = [self, *self.trainer.callbacks]  # pyright: ignore[reportAttributeAccessIssue]
-        self.step_is_watched = any(is_overridden("on_before_optimizer_step", listener) for listener in listeners)
         if self.start_spread is None:
             with torch.random.fork_rng():  # training draws the same numbers as a loop by hand
                 self.start_spread = self.sample_spread()
@@ -297,7 +303,7 @@ class AdversarialMethod(Method):
         self.start_spread = checkpoint["adversarial"]["start_spread"]
 
 
-def do_nothing() -> None:
+def do_nothing() -> Any:
     """The closure of a step whose gradients are there already."""
 
 

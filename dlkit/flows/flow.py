@@ -283,7 +283,10 @@ class Flow(Method):
     @ability
     def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """x = f(z): (batch, features) -> (batch, *data_shape)."""
-        x = self.shaped(self.network.value(z, self.context(labels, len(z))))
+        if type(self).forward is Flow.forward:
+            x = self.shaped(self.network.value(z, self.context(labels, len(z))))
+        else:
+            x = self(z, labels)[0]
         return self.quantize(x) if self.num_levels else x
 
     @ability

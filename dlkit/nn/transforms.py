@@ -23,6 +23,11 @@ Changed = tuple[Tensor, Tensor]  # a value, and the log-determinant of the map t
 class Transform(nn.Module):
     """One invertible map; a subclass gives both directions."""
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "forward" in vars(cls) and "value" not in vars(cls):
+            cls.value = Transform.value  # one that was inherited would be that of another map
+
     def forward(self, z: Tensor, context: Tensor | None = None) -> Changed:
         """From the base to the data: z -> x, log |det dx/dz|, (batch,)."""
         raise NotImplementedError(f"{type(self).__name__} has to define forward(z, context)")
@@ -40,6 +45,10 @@ class Transform(nn.Module):
         super().compile(*args, **kwargs)
         self.inverse = torch.compile(self.inverse, *args, **kwargs)
         self.value = torch.compile(self.value, *args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy is not compiled: what was compiled would go on with the original's parameters.
+        return {name: value for name, value in super().__getstate__().items() if name not in ("inverse", "value")}
 
     def steps(self, z: Tensor, context: Tensor | None = None) -> Iterator[Tensor]:
         """What z passes through on its way to x, x last: a picture for each layer."""

@@ -275,6 +275,8 @@ def test_abilities_run_in_evaluation_mode_without_gradients_and_leave_training_a
     frozen = next(module for module in method.network.modules() if isinstance(module, torch.nn.BatchNorm2d)).eval()
     method.classify(x)
     assert [module for module in method.modules() if not module.training] == [frozen]
+    method.network = torch.compile(method.network, backend="eager")
+    assert torch.equal(method.classify(x), method.classify(x))
 
 
 def test_a_method_without_a_loss_says_what_it_has_to_define():

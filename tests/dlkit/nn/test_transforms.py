@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import copy
+import math
+
 import pytest
 import torch
 from torch.autograd.functional import jacobian
 
+import dlkit
 from dlkit.nn.autoregressive import MaskedAutoregressive
-from dlkit.nn.coupling import LOG_SCALE_BOUND, AffineElement, FeatureMajorLinear, SplineElement, couplings, soft_bound
+from dlkit.nn.coupling import (
+    LOG_SCALE_BOUND,
+    AffineElement,
+    Couplings,
+    FeatureMajorLinear,
+    SplineElement,
+    couplings,
+    soft_bound,
+)
 from dlkit.nn.glow import ActNorm, Glow, ImageCoupling, InvertibleConvolution
 from dlkit.nn.transforms import Backwards, Chain
 
@@ -63,6 +75,35 @@ def test_the_value_alone_is_that_of_the_forward_map(name):
     transform, x, context = build(name)
     z = transform.inverse(x, context)[0]
     assert torch.equal(transform.value(z, context), transform(z, context)[0])
+
+
+def test_a_map_that_is_changed_has_no_value_of_the_map_before():
+    class Doubled(Couplings):
+        def forward(self, z, context=None):
+            x, log_det = super().forward(z, context)
+            return 2 * x, log_det + len(z[0]) * math.log(2)
+
+    class DoubledFlow(dlkit.Flow):
+        def forward(self, z, labels=None):
+            x, log_det = super().forward(z, labels)
+            return 2 * x, log_det + self.features * math.log(2)
+
+    made, z = couplings(4, 2, AffineElement(), (8,)), torch.randn(3, 4)
+    changed = Doubled(made.first, made.second, made.element, list(made.conditioners))
+    assert torch.equal(changed.value(z), 2 * made.value(z))
+    assert torch.equal(DoubledFlow((4,), num_layers=2, hidden_dims=(8,)).decode(z), 2 * z)
+
+
+def test_a_copy_of_a_compiled_transform_is_its_own():
+    transform, z, _ = build("affine")
+    transform.compile(backend="eager")
+    twin = copy.deepcopy(transform)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter += 0.1
+    assert torch.equal(twin.value(z), twin(z)[0])
+    assert not torch.equal(twin.value(z), transform.value(z))
+    assert torch.allclose(twin.inverse(twin(z)[0])[0], z)
 
 
 @every_transform
