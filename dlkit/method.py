@@ -76,7 +76,7 @@ def ability(function: Function) -> Function:
         if self._evaluating:  # one ability calls another
             with torch.no_grad():
                 return function(self, *args, **kwargs)
-        training = in_training(self)
+        training = modules_in_training(self)
         for attributes in training:
             attributes["training"] = False
         self._evaluating = True
@@ -91,7 +91,7 @@ def ability(function: Function) -> Function:
     return wrapper  # type: ignore[return-value]
 
 
-def in_training(root: torch.nn.Module) -> list[dict[str, Any]]:
+def modules_in_training(root: torch.nn.Module) -> list[dict[str, Any]]:
     """The attributes of each module in training mode, root included: one that was frozen in evaluation mode is none of them.
 
     By the attributes, past `modules` and `Module.__setattr__`, which for many small modules take longer than they do.

@@ -430,3 +430,12 @@ def test_a_failed_download_leaves_no_file_and_says_what_to_do(server, tmp_path, 
     with pytest.raises(FileNotFoundError, match=message):
         fetch(tmp_path / "here", name, server + name, "md5:" + "0" * 32)
     assert list((tmp_path / "here").iterdir()) == []
+
+
+def test_batches_of_other_kinds_than_dlkits_are_moved_too():
+    moved = Digits().transfer_batch_to_device({"x": [torch.ones(2)], "name": "a"}, torch.device("meta"), 0)
+    assert moved["x"][0].is_meta
+    assert moved["name"] == "a"
+    examples = Digits().transfer_batch_to_device(Examples(torch.ones(2, 1)), torch.device("meta"), 0)
+    assert examples.x.is_meta
+    assert examples.y is None

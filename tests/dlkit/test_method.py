@@ -184,6 +184,21 @@ def test_training_terms_are_logged_on_the_steps_that_the_logger_writes_and_on_no
     assert float(run.callback_metrics["train/loss"]) == pytest.approx(written[-1])
 
 
+def test_what_training_records_is_there_without_a_logger_and_stays_as_it_was():
+    class Counting(dlkit.Autoencoder):
+        def __init__(self):
+            super().__init__((1, 8, 8), 2, "linear")
+            self.count = torch.zeros(())
+
+        def loss(self, batch):
+            self.count += 1
+            return super().loss(batch)[0], {"count": self.count}
+
+    run = trainer(max_steps=5, log_every_n_steps=4, limit_val_batches=0)
+    run.fit(Counting(), datamodule=Digits(batch_size=100, val_size=0))
+    assert float(run.logged_metrics["train/count"]) == float(run.callback_metrics["train/count"]) == 4
+
+
 def test_training_can_be_stopped_by_what_it_records():
     stop = EarlyStopping("train/loss", stopping_threshold=1e3, check_on_train_epoch_end=True)
     run = trainer(max_epochs=5, log_every_n_steps=1, callbacks=[stop])

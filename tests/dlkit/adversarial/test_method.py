@@ -9,6 +9,7 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.plugins.precision import Precision
 from torch import nn
 
 import dlkit
@@ -487,22 +488,34 @@ def test_the_single_loss_of_a_method_with_two_players_is_refused():
             loss(dlkit.AdversarialMethod(), None)
 
 
-def test_a_callback_hears_of_each_step_of_each_player_and_nothing_else_differs():
-    class Listener(L.Callback):
-        heard = 0
+class Listener(L.Callback):
+    heard = 0
 
-        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
-            self.heard += 1
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        self.heard += 1
 
-    def run(*callbacks):
+
+class CountingPrecision(Precision):
+    heard = 0
+
+    def optimizer_step(self, *arguments, **named):
+        self.heard += 1
+        return super().optimizer_step(*arguments, **named)
+
+
+def test_who_wants_to_hear_of_each_players_steps_does_and_changes_nothing():
+    def run(**arguments):
         torch.manual_seed(0)
         method = dlkit.GAN((2,), 2, hidden_dims=(8,), critic_steps=2)
-        fit(method, max_steps=3, callbacks=[*callbacks])
-        return method.state_dict()
+        fit(method, max_steps=3, **arguments)
+        return method
 
-    listener = Listener()
-    assert equal(run(listener).values(), run().values())
-    assert listener.heard == 3 * (2 + 1)
+    alone, listener, precision = run(), Listener(), CountingPrecision()
+    assert not alone.step_is_watched
+    for method in (run(callbacks=[listener]), run(plugins=[precision])):
+        assert method.step_is_watched
+        assert equal(method.state_dict().values(), alone.state_dict().values())
+    assert listener.heard == precision.heard == 3 * (2 + 1)
 
 
 def test_clipping_sees_every_group_of_an_optimizer():
