@@ -178,15 +178,18 @@ class Method(L.LightningModule):
         Lightning's `self.log` keeps a metric for each key, which costs every later step of training; there is nothing to be
         averaged there, so the terms go to the loggers as they are.
         """
+        training = stage == "train"
+        if training and not self.writes_now:
+            return
         values = {f"{stage}/{name}": value.detach().clone() for name, value in terms.items()}
-        if stage != "train":
-            # Lightning averages the examples of the processes as whole numbers; a multiple of their number loses nothing.
-            count = (self.batch_size(batch) if size is None else size) * self.trainer.world_size
-            self.log_dict(values, on_step=False, on_epoch=True, batch_size=count, sync_dist=True)
-        elif self.writes_now:
+        if training:
             self.trainer.callback_metrics.update(values)
             self.trainer.logged_metrics.update(values)
             self.trainer._logger_connector.log_metrics(values)
+            return
+        # Lightning averages the examples of the processes as whole numbers; a multiple of their number loses nothing.
+        count = (self.batch_size(batch) if size is None else size) * self.trainer.world_size
+        self.log_dict(values, on_step=False, on_epoch=True, batch_size=count, sync_dist=True)
 
     @property
     def writes_now(self) -> bool:
