@@ -44,7 +44,8 @@ class BagAttention(FirstBatches):
         if not is_image(shape):
             raise ValueError(f"BagAttention shows pictures, and instances have the shape {shape}: leave it out")
         # Refuses now what it would refuse after the first epoch: a pooling without weights.
-        empty = torch.zeros(0, *shape, device=pl_module.device)  # pyright: ignore[reportAttributeAccessIssue]
+        # Where its parameters are: on an accelerator `device` says already where they will be.
+        empty = torch.zeros(0, *shape, device=next(pl_module.parameters()).device)
         pl_module.attention(empty, torch.zeros(1, dtype=torch.int64, device=empty.device))
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

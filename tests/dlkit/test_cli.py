@@ -181,7 +181,9 @@ MISTAKES = {
         ("iwae-mnist", "--model.beta", "2", "--data", "datamodules.Digits"), 1, "beta", "importance_samples"
     ),
     "a class without its package": (("vae-digits", "--model", "VAE"), 2, "class VAE", "dlkit.VAE"),
-    "more processes than cores": (("vae-digits", "--trainer.devices", "999"), 1, "devices 999", "cores"),
+    "more processes than cores": (
+        ("vae-digits", "--trainer.accelerator", "cpu", "--trainer.devices", "999"), 1, "devices 999", "cores"
+    ),
     "a metric that is not recorded": (
         ("vae-digits", *QUICK, "--checkpoint.monitor", "val/los"), 1, "val/los", "val/loss"
     ),
