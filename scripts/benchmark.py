@@ -1,6 +1,7 @@
 """Measures dlkit against hand-written PyTorch loops and against its peers, in one process, in turn, by medians.
 
-    python scripts/benchmark.py [SECTION ...] [--repeats 7] [--threads 1] [--steps N] [--json FILE]
+    python scripts/benchmark.py [SECTION ...] [--repeats 7] [--threads 1] [--steps N] [--json FILE] [--table FILE]
+    python scripts/benchmark.py latent adversarial flows graphs --repeats 3 --table docs/speed.md
 
 latent: variational autoencoders against a plain loop and pythae. adversarial: GAN and WGAN against a plain loop, torchgan and
 the loops of PyTorch-GAN. sequences: a language model against a bare loop, a translator against Joey NMT, and beam search for
@@ -23,7 +24,7 @@ from pathlib import Path
 
 import torch
 from benchmarks import adversarial, flows, graphs, latent, sequences
-from benchmarks.timing import Row, show, show_header
+from benchmarks.timing import Row, in_markdown, show, show_header
 
 from dlkit.evaluation import silence_nags
 
@@ -37,6 +38,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="of PyTorch (one a core)")
     parser.add_argument("--steps", type=int, help="of a turn, but in latent, for a quick look (what steady times need)")
     parser.add_argument("--json", type=Path, help="where to write the rows as JSON")
+    parser.add_argument("--table", type=Path, help="where to write the rows as a page of Markdown")
     arguments = parser.parse_args()
     sections = arguments.sections or SECTIONS
     unknown = [section for section in sections if section not in SECTIONS]
@@ -50,7 +52,8 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
     silence_nags()
     torch.manual_seed(0)
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, medians of {arguments.repeats} turns")
+    conditions = f"torch {torch.__version__}, {torch.get_num_threads()} threads, medians of {arguments.repeats} turns"
+    print(conditions)
     show_header()
     made: dict[str, Callable[[], Iterator[Row]]] = {
         "latent": lambda: latent.rows(arguments.repeats),
@@ -67,6 +70,9 @@ def main() -> None:
     if arguments.json is not None:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps([line._asdict() for line in rows], indent=2) + "\n")
+    if arguments.table is not None:
+        arguments.table.parent.mkdir(parents=True, exist_ok=True)
+        arguments.table.write_text(in_markdown(rows, conditions))
 
 
 if __name__ == "__main__":

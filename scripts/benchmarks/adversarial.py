@@ -18,7 +18,6 @@ import importlib.util
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -31,7 +30,7 @@ from dlkit.adversarial.latent import LatentAdversarialMethod
 from dlkit.batches import Examples
 
 from .adversarial_rivals import PENALTY_WEIGHT, as_dcgan_script, as_wgan_gp_script, by_hand
-from .timing import Held, Row, Stopwatch, absent, excess, fit, quiet, ratio, row, take_turns
+from .timing import Held, Row, Stopwatch, absent, cpu, excess, fit, quiet, ratio, row, take_turns
 from .torchgan_rival import TorchganGAN, TorchganWGAN, torchgan_fit
 
 BATCH_SIZE = 64  # pictures of a player's step
@@ -213,15 +212,9 @@ def against_pytorch_gan(bench: Bench, data: Held, many: Held, x: Tensor) -> Iter
 
 def in_bfloat16(bench: Bench) -> Row:
     """bf16-mixed against float32."""
-    data, able = pictures(GREY, BATCH_SIZE), "avx512_bf16" in cpu_flags()
+    data, able = pictures(GREY, BATCH_SIZE), "avx512_bf16" in cpu()["flags"]
     # A CPU that has to emulate it takes ten times as long.
     times, note = bench(50 if able else 2, BATCH_SIZE, trainer(grey_dcgan, data, "bf16-mixed"), trainer(grey_dcgan, data))
     name, target = f"DCGAN 1x28x28, batch {BATCH_SIZE}: bf16-mixed, float32", "above 1.0x"
     note = f"this CPU has {'' if able else 'no '}avx512_bf16; {note}"
     return row(name, times, "ms", f"{ratio(times['theirs'], times['ours']):.2f}x", target, note)
-
-
-def cpu_flags() -> str:
-    """What the CPU can do, where Linux says so."""
-    file = Path("/proc/cpuinfo")
-    return file.read_text() if file.is_file() else ""

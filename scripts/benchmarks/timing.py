@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import platform
 import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import lightning as L
@@ -54,6 +56,14 @@ def ratio(theirs: list[float], ours: list[float]) -> float:
 def excess(ours: list[float], theirs: list[float]) -> float:
     """The median of the differences of neighbouring turns."""
     return statistics.median(own - other for own, other in zip(ours, theirs, strict=True))
+
+
+def cpu() -> dict[str, str]:
+    """What Linux says of the first CPU; elsewhere "model name" and "flags" alone, the latter empty."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().partition("\n\n")[0].splitlines() if file.is_file() else []
+    said = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    return {"model name": platform.machine(), "flags": "", **said}
 
 
 @contextlib.contextmanager
@@ -208,7 +218,31 @@ def show_header() -> None:
     print(f"{'':52}{'first':>12}{'second':>12}{'measured':>12}  {'target':18}")
 
 
+def times_of(line: Row) -> list[str]:
+    """Both times with their unit, or dashes."""
+    return ["-" if value is None else f"{value:.3f} {line.unit}" for value in (line.ours, line.theirs)]
+
+
+def in_markdown(rows: list[Row], conditions: str) -> str:
+    """The rows as a page of Markdown.
+
+    Args:
+        conditions: how they were measured, but for the CPU.
+    """
+    head = [
+        "# Speed",
+        "",
+        f"What `scripts/benchmark.py --table` measured on {cpu()['model name']}: {conditions}.",
+        "Two that are named behind a colon took turns in one process; their times follow in that order.",
+        "",
+        "| | first | second | measured | aimed at | |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines = [f"| {' | '.join((line.name, *times_of(line), line.value, line.target, line.note))} |" for line in rows]
+    return "\n".join([*head, *lines]) + "\n"
+
+
 def show(line: Row) -> None:
     """Prints a row."""
-    times = ("-" if value is None else f"{value:.3f} {line.unit}" for value in (line.ours, line.theirs))
+    times = times_of(line)
     print("{:52}{:>12}{:>12}{:>12}  {:18}{}".format(line.name, *times, line.value, line.target, line.note), flush=True)

@@ -86,9 +86,14 @@ def test_the_benchmark_measures_each_rival_in_turn_and_names_those_that_are_abse
 
 def test_flows_are_measured_against_each_library_and_those_that_are_absent_or_cannot_compile_are_named(fit, tmp_path):
     quick = ("--repeats", 2, "--steps", 1, "--threads", 1)
-    done = fit("flows", *quick, "--json", "rows.json", script=SCRIPTS / "benchmark.py", TORCH_COMPILE_DISABLE="1")
+    written = ("--json", "rows.json", "--table", "a/speed.md")
+    done = fit("flows", *quick, *written, script=SCRIPTS / "benchmark.py", TORCH_COMPILE_DISABLE="1")
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "rows.json").read_text())
+    table = (tmp_path / "a" / "speed.md").read_text().splitlines()
+    assert "1 threads, medians of 2 turns" in table[2]
+    assert [line.split(" | ")[0] for line in table[7:]] == [f"| {row['name']}" for row in rows]
+    assert {line.count("|") for line in table[5:]} == {7}
     lines = done.stdout.splitlines()[2:]
     assert len(rows) == len(lines) == 2 * (3 + 1) + 2 * (4 + 1) + 2 * 2 + 1 + 2
     for row, line in zip(rows, lines, strict=True):
