@@ -22,6 +22,7 @@ import dlkit
 from dlkit.callbacks import Quality, RandomState
 from dlkit.callbacks.drawing import grid, is_image, square
 from dlkit.errors import USER_ERRORS, CommandLineError, explain
+from dlkit.processes import accelerator
 from dlkit.protocols import FitsLatentDensity, HasBaselines, HasTrivialBaselines, Samples
 
 # Lines that Lightning and its dependencies print at every run and that a user of dlkit can do nothing about.
@@ -174,9 +175,10 @@ def evaluate(checkpoint: Path, split: str = "test", target: Path | None = None) 
         The metrics.
     """
     method, data = dlkit.load(checkpoint), data_of(checkpoint)
+    torch.set_float32_matmul_precision("high")  # as where the run was tested
     trainer = L.Trainer(
-        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        callbacks=[RandomState(), *measures_of(checkpoint)],
+        accelerator=accelerator(), devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[RandomState(), *measures_of(checkpoint)],
     )  # fmt: skip
     return measure(trainer, method, data, split, None, f"{type(method).__name__}, {checkpoint}", target)
 

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import distributed
+
+
+def accelerator() -> str:
+    """What a run takes unless it is told: Lightning's choice, but never Apple's GPU, which has no float64 to add up in."""
+    only_apple = torch.backends.mps.is_available() and not torch.cuda.is_available()
+    return "cpu" if only_apple else "auto"
 
 
 def world() -> tuple[int, int]:

@@ -28,6 +28,7 @@ from dlkit.cli import LINKED, LINKED_ALWAYS, LOGS, options_of, recipe_classes, s
 from dlkit.errors import USER_ERRORS, CommandLineError, explain
 from dlkit.evaluation import measure, silence_nags
 from dlkit.method import Method, read_checkpoint
+from dlkit.processes import accelerator
 
 SETTINGS = ("config", "seed_everything", "print_config", "model", "data", "trainer", "checkpoint", "pictures")
 
@@ -138,7 +139,13 @@ class DlkitCLI(LightningCLI):
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             parser_kwargs={"allow_abbrev": False, "exit_on_error": False},
-            trainer_defaults={"enable_model_summary": False, "num_sanity_val_steps": 0},
+            # One device: a recipe's batch size and number of steps are those of one, and so is its result.
+            trainer_defaults={
+                "accelerator": accelerator(),
+                "devices": 1,
+                "enable_model_summary": False,
+                "num_sanity_val_steps": 0,
+            },
             **kwargs,
         )
 

@@ -271,7 +271,8 @@ class AdversarialMethod(Method):
 
     def on_fit_start(self) -> None:
         if self.start_spread is None:
-            with torch.random.fork_rng():  # training draws the same numbers as a loop by hand
+            # Training then draws the same numbers as a loop by hand.
+            with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
                 self.start_spread = self.sample_spread()
 
     def on_validation_epoch_end(self) -> None:

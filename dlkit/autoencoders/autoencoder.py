@@ -150,7 +150,7 @@ class Autoencoder(Method):
             raise ValueError(f"unknown latent density {kind!r}: use 'gaussian' or 'mixture'")
         components = 1 if kind == "gaussian" else components
         codes = [self.encode(batch.x.to(self.device), batch.y) for batch in loader]
-        z = torch.cat(codes).double().cpu() if codes else torch.empty(0)
+        z = torch.cat(codes).cpu().double() if codes else torch.empty(0)
         if len(z) <= components:
             raise ValueError(f"{len(z)} examples are too few for a density of {components} Gaussians: give more examples")
         mixture = GaussianMixture(components, random_state=seed, reg_covar=1e-5).fit(z.numpy())
@@ -209,7 +209,8 @@ class Autoencoder(Method):
         checkpoint["latent_density"] = self.latent_density
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.latent_density = checkpoint["latent_density"]
+        density = checkpoint["latent_density"]  # drawn from on the CPU, wherever the checkpoint is loaded
+        self.latent_density = density and {name: part.cpu() for name, part in density.items()}
 
 
 def interpolate(method: Any, x0: Tensor, x1: Tensor, steps: int, labels: Tensor | None = None) -> Tensor:

@@ -195,7 +195,7 @@ class VAE(Method):
             return mean, torch.log(SIGMA_FLOOR + torch.exp(raw.clamp(max=LOG_SIGMA_BOUND)))
         if self.sigma == "learned-shared":
             return parameters, torch.log(SIGMA_FLOOR + torch.exp(self.raw_log_sigma))
-        return parameters, parameters.new_tensor(math.log(float(self.sigma)))
+        return parameters, parameters.new_full((), math.log(float(self.sigma)))
 
     def check_range(self, x: Tensor) -> None:
         """Refuses values that the likelihood gives no probability to.

@@ -47,7 +47,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 f"the checkpoint {path} could not be written ({error.strerror}); {kept}: make room, then go on with --resume"
             ) from error
 
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
+        # Onto the CPU, as Lightning's own does: the device that wrote it may not be here, or be another process's.
         return torch.load(path, map_location=map_location, weights_only=True)
 
 

@@ -35,9 +35,10 @@ class ExponentialMovingAverage(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.swapped:  # by the end of an earlier fit
             self.swap(pl_module)
-        # A resumed average was loaded before the method moved to its device.
-        self.average = [average.to(pl_module.device) for average in self.average]
-        if not self.average:
+        if self.average:  # loaded before the method moved to its device and took its precision
+            pairs = zip(self.average, pl_module.parameters(), strict=True)
+            self.average = [average.to(parameter) for average, parameter in pairs]
+        else:
             self.average = [parameter.detach().clone() for parameter in pl_module.parameters()]
             self.step = trainer.global_step
 
@@ -81,12 +82,16 @@ class ExponentialMovingAverage(L.Callback):
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         if not self.average:
             return
-        names = [name for name, _ in pl_module.named_parameters()]
         raw, average = [parameter.detach() for parameter in pl_module.parameters()], self.average
         if self.swapped:
             raw, average = average, raw
-        checkpoint["state_dict"] = {**checkpoint["state_dict"], **dict(zip(names, average, strict=True))}
-        checkpoint["ema"] = {"raw": dict(zip(names, raw, strict=True)), "updates": self.updates, "step": self.step}
+        # A parameter that is tied to others is in the method's state under each of its names.
+        place = {parameter: number for number, parameter in enumerate(pl_module.parameters())}
+        named = {name: place[parameter] for name, parameter in pl_module.named_parameters(remove_duplicate=False)}
+        averages = {name: average[number] for name, number in named.items()}
+        checkpoint["state_dict"] = {**checkpoint["state_dict"], **averages}
+        held = {name: raw[number] for name, number in named.items()}
+        checkpoint["ema"] = {"raw": held, "updates": self.updates, "step": self.step}
 
     @torch.no_grad()
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning as L
 import torch
 from torch import Tensor
+from torchmetrics import Metric
 
 from dlkit.callbacks import drawing
 from dlkit.callbacks.judge import Judge, judge_of
@@ -19,6 +20,8 @@ from dlkit.metrics.modes import ClassModes, MixtureModes
 from dlkit.metrics.two_sample import ClassifierTwoSampleTest, NearestNeighbours
 from dlkit.metrics.wasserstein import Wasserstein
 from dlkit.protocols import KnownMixture, Samples, SamplesByLabel, StackedPictures
+
+M = TypeVar("M", bound=Metric)
 
 CHUNK = 1000
 SEED = 3
@@ -83,7 +86,7 @@ class Quality(L.Callback):
         if board is None or isinstance(data, (KnownMixture, StackedPictures)):
             return
         with isolated(SEED):
-            metric = NearestNeighbours()
+            metric = alone(NearestNeighbours())
             metric.update(real(data, "train", len(data.splits["train"].x)), "train")
             metric.update(samples(method, CANDIDATES), "generated")
         board.add_image(
@@ -108,7 +111,7 @@ class Quality(L.Callback):
             found = of_stacks(judge, data, samples(method, number))
             if testing:
                 repeated = torch.randint(data.num_modes, (number,))
-                counts = ClassModes(data.num_modes)
+                counts = alone(ClassModes(data.num_modes))
                 counts.update(repeated)
                 found |= {"judge_accuracy": judge.accuracy, **prefixed(of_stacks(judge, data, real(data, "train", number)))}
                 found["uniform_kl"] = counts.compute()["kl"]
@@ -172,6 +175,12 @@ def real(data: Any, split: str, number: int) -> Tensor:
     return torch.cat([data.prepare(examples.map(itemgetter(part))).x for part in rows.split(CHUNK)])
 
 
+def alone(metric: M) -> M:
+    """The metric, by which each process measures for itself: all of them have the same samples, which must not count twice."""
+    metric.distributed_available_fn = lambda: False
+    return metric
+
+
 def prefixed(found: dict[str, Any]) -> dict[str, Any]:
     """The same metrics under `real_...`."""
     return {f"real_{name}": value for name, value in found.items()}
@@ -179,14 +188,14 @@ def prefixed(found: dict[str, Any]) -> dict[str, Any]:
 
 def of_mixture(data: KnownMixture, x: Tensor) -> dict[str, Any]:
     """Modes, high quality and KL divergence: (n, d)."""
-    metric = MixtureModes(data.means, data.std)
+    metric = alone(MixtureModes(data.means, data.std))
     metric.update(x)
     return metric.compute()
 
 
 def wasserstein(x: Tensor, reference: Tensor) -> Tensor:
     """The exact distance between the first points of both: (n, d), (m, d)."""
-    metric = Wasserstein()
+    metric = alone(Wasserstein())
     metric.update(x, real=False)
     metric.update(reference, real=True)
     return metric.compute()
@@ -201,7 +210,7 @@ def of_stacks(judge: Judge, data: StackedPictures, x: Tensor) -> dict[str, Any]:
     """Modes and their KL divergence, each channel judged by itself: (n, channels, height, width)."""
     digits = predictions(judge, x.flatten(0, 1).unsqueeze(1)).view(x.shape[:2])
     place = judge.classifier.num_classes ** torch.arange(x.shape[1] - 1, -1, -1)
-    metric = ClassModes(data.num_modes)
+    metric = alone(ClassModes(data.num_modes))
     metric.update((digits * place).sum(1))
     return metric.compute()
 
@@ -215,15 +224,15 @@ def on_features(judge: Judge, generated: Tensor, reference: Tensor) -> dict[str,
     """Distances, precision, recall, density and coverage on the judge's features."""
     network = FeatureNetwork(judge.classifier.network.features, judge.classifier.network.head.in_features)
     found: dict[str, Any] = {}
-    frechet = frechet_distance(network)
-    kernel = kernel_distance(network, subset_size=min(1000, len(generated), len(reference)))
+    frechet = alone(frechet_distance(network))
+    kernel = alone(kernel_distance(network, subset_size=min(1000, len(generated), len(reference))))
     for x, is_real in ((generated, False), (reference, True)):
         for part in x.split(CHUNK):
             frechet.update(part, real=is_real)
             kernel.update(part, real=is_real)
     found["judge_fid"] = frechet.compute()
     found["judge_kid"] = kernel.compute()[0]
-    manifolds = PrecisionRecallDensityCoverage()
+    manifolds = alone(PrecisionRecallDensityCoverage())
     manifolds.update(features(judge, generated), real=False)
     manifolds.update(features(judge, reference), real=True)
     return found | manifolds.compute()
@@ -231,7 +240,8 @@ def on_features(judge: Judge, generated: Tensor, reference: Tensor) -> dict[str,
 
 def on_inception(generated: Tensor, reference: Tensor) -> dict[str, Any]:
     """The Frechet and kernel distances of papers."""
-    frechet, kernel = frechet_distance(), kernel_distance(subset_size=min(1000, len(generated), len(reference)))
+    frechet = alone(frechet_distance())
+    kernel = alone(kernel_distance(subset_size=min(1000, len(generated), len(reference))))
     for x, is_real in ((generated, False), (reference, True)):
         for part in x.expand(-1, 3, -1, -1).split(100):
             frechet.update(part, real=is_real)
@@ -241,7 +251,7 @@ def on_inception(generated: Tensor, reference: Tensor) -> dict[str, Any]:
 
 def two_sample(judge: Judge, generated: Tensor, reference: Tensor) -> Tensor:
     """The accuracy of a classifier that tells samples from real examples by the judge's features; .5 is ideal."""
-    test = ClassifierTwoSampleTest()
+    test = alone(ClassifierTwoSampleTest())
     test.update(features(judge, generated), real=False)
     test.update(features(judge, reference), real=True)
     return test.compute()["accuracy"]
@@ -249,7 +259,7 @@ def two_sample(judge: Judge, generated: Tensor, reference: Tensor) -> Tensor:
 
 def memorisation(data: Any, generated: Tensor, reference: Tensor) -> Tensor:
     """The median distance of samples to their nearest training example, over that of test examples: below 1 is copying."""
-    metric = NearestNeighbours()
+    metric = alone(NearestNeighbours())
     metric.update(real(data, "train", len(data.splits["train"].x)), "train")
     metric.update(reference[:MOST_NEIGHBOURS], "test")
     metric.update(generated[:MOST_NEIGHBOURS], "generated")

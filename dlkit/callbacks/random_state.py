@@ -24,7 +24,7 @@ def capture() -> dict[str, Any]:
         "python": random.getstate(),
         "numpy": [name, np.asarray(keys).tolist(), *rest],
     }
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():  # not where there is a GPU that the run leaves alone
         state["cuda"] = torch.cuda.get_rng_state()
     return state
 
@@ -36,7 +36,7 @@ def restore(state: dict[str, Any]) -> None:
     random.setstate((version, tuple(internal), gauss))
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
-    if "cuda" in state and torch.cuda.is_available():
+    if "cuda" in state and torch.cuda.is_initialized():
         torch.cuda.set_rng_state(state["cuda"].cpu())
 
 

@@ -273,7 +273,7 @@ class Flow(Method):
         """(n, *data_shape). Labels are drawn evenly for a conditional flow that is given none."""
         if labels is None and self.num_classes is not None:
             labels = torch.randint(self.num_classes, (n,), device=self.device)
-        return self.decode(self.base_sample(n), labels)
+        return self.decode(self.base_sample(n), labels if labels is None else labels.to(self.device))
 
     @ability
     def encode(self, x: Tensor, labels: Tensor | None = None) -> Tensor:

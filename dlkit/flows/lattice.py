@@ -221,7 +221,7 @@ class LatticeFlow(Method):
         configurations, _ = self.reference()
         other = self.estimates(self.observe(configurations.flatten(0, 1)).unflatten(0, configurations.shape[:2]))
         tau = integrated_autocorrelation_time(seen[chain.indices, 0])
-        self.log_dict({"test/tau": tau.float(), **self.named(flow, ""), **self.named(other, HMC_PREFIX)}, sync_dist=True)
+        self.log_all({"test/tau": tau, **self.named(flow, ""), **self.named(other, HMC_PREFIX)})
 
     def summarize(self, stage: str) -> tuple[Tensor, Tensor]:
         """Records what all weights of a pass say together, and gives them and what was observed."""
@@ -236,8 +236,12 @@ class LatticeFlow(Method):
             "log_z_error": error,
             "samples": torch.tensor(float(len(log_weights))),
         }
-        self.log_dict({f"{stage}/{name}": number.float() for name, number in found.items()}, sync_dist=True)
+        self.log_all({f"{stage}/{name}": number for name, number in found.items()})
         return log_weights, seen
+
+    def log_all(self, found: Terms) -> None:
+        """Logs scalars of any device on the method's, where processes can average them."""
+        self.log_dict({name: number.to(self.device, torch.float32) for name, number in found.items()}, sync_dist=True)
 
     # What is measured of configurations ------------------------------------------------------------------------------
 
@@ -293,5 +297,5 @@ class LatticeFlow(Method):
         """Estimates as scalars to be recorded."""
         terms: Terms = {}
         for name, estimate in found.items():
-            terms |= {f"test/{prefix}{name}": estimate.value.float(), f"test/{prefix}{name}_error": estimate.error.float()}
+            terms |= {f"test/{prefix}{name}": estimate.value, f"test/{prefix}{name}_error": estimate.error}
         return terms

@@ -62,7 +62,7 @@ class ActNorm(Transform):
         if x[:, 0].numel() < 2:
             raise ValueError("the first batch has one value in each channel, by which ActNorm cannot be set: raise batch_size")
         moments = torch.stack([x.mean((0, 2, 3)), x.square().mean((0, 2, 3))]).double()
-        moments = torch.stack([other.to(x.device) for other in of_all(moments)]).mean(0)
+        moments = torch.stack([other.to(x.device) for other in of_all(moments.cpu())]).mean(0)
         mean, deviation = moments[0], (moments[1] - moments[0].square()).clamp_min(0).sqrt() + SMALLEST_DEVIATION
         self.log_scale.copy_(-deviation.log().view_as(self.log_scale))
         self.shift.copy_((-mean / deviation).view_as(self.shift))

@@ -97,7 +97,8 @@ class SequenceTagger(Method):
     def loss(self, batch: TaggedWords) -> tuple[Tensor, Terms]:
         tags = self.checked(batch.y)
         loss, right = self.compare(self(batch), tags)
-        return loss, {"accuracy": right[tags != IGNORED].float().mean()}
+        real = tags != IGNORED
+        return loss, {"accuracy": (right & real).sum() / real.sum()}
 
     def compare(self, logits: Tensor, tags: Tensor) -> tuple[Tensor, Tensor]:
         """The cross entropy, and which tags are right: (batch, time), bool."""

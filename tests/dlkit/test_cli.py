@@ -82,6 +82,7 @@ def test_a_run_leaves_curves_hparams_pictures_configuration_and_checkpoints(fit,
     } == set(tags["images"])  # fmt: skip
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["seed_everything"] == 3
+    assert config["trainer"]["devices"] == 1  # however many there are
     assert config["model"]["init_args"]["latent_dim"] == 3
     record = json.loads((folder / "run.json").read_text())
     assert (record["recipe"], record["seed"], record["steps"], record["epochs"]) == ("vae-digits", 3, 36, 2)

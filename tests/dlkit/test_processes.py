@@ -15,6 +15,7 @@ import torch
 from conftest import FIT
 
 import dlkit
+from dlkit.processes import accelerator
 
 EQUAL = """
 import sys, warnings
@@ -102,6 +103,13 @@ def test_two_processes_draw_noise_of_their_own_and_keep_equal_parameters(results
     assert not torch.equal(first[2], second[2])
     for key, value in first[0].items():
         assert torch.equal(value, second[0][key])
+
+
+@pytest.mark.parametrize(("cuda", "apple", "taken"), [(True, False, "auto"), (False, True, "cpu"), (False, False, "auto")])
+def test_a_run_takes_a_gpu_but_not_apple_s_which_has_no_float64(monkeypatch, cuda, apple, taken):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: apple)
+    assert accelerator() == taken
 
 
 @pytest.mark.slow

@@ -69,3 +69,44 @@ def test_a_run_that_had_an_average_does_not_resume_without_it(tmp_path):
     run(1, [ExponentialMovingAverage(0.6)])
     with pytest.raises(ValueError, match=r"put .*ExponentialMovingAverage back"):
         run(2, [], next(tmp_path.rglob("last.ckpt")))
+
+
+class Shared(dlkit.Classifier):
+    """Its last layer has a second name."""
+
+    def __init__(self):
+        super().__init__((1, 8, 8), 10, "logistic", learning_rate=0.05)
+        self.again = self.network.head
+
+
+def train(method, folder, epochs, callbacks=(), checkpoint=None, **settings):
+    callbacks = [ExponentialMovingAverage(0.6), Checkpoints(every_n_seconds=0), RandomState(), *callbacks]
+    trainer = L.Trainer(
+        max_epochs=epochs, logger=CSVLogger(folder), callbacks=callbacks, enable_progress_bar=False,
+        enable_model_summary=False, num_sanity_val_steps=0, accelerator="cpu", **settings,
+    )  # fmt: skip
+    trainer.fit(method, datamodule=Digits(batch_size=400), ckpt_path=checkpoint, weights_only=True)
+    return trainer
+
+
+def test_a_tied_parameter_is_averaged_under_each_of_its_names(tmp_path):
+    method = Shared()
+    train(method, tmp_path, 2)
+    saved = torch.load(next(tmp_path.glob("**/last.ckpt")), weights_only=True)
+    first, second = "network.head.weight", "again.weight"
+    assert torch.equal(saved["state_dict"][first], method.network.head.weight)  # which is the average, training being over
+    for found in (saved["state_dict"], saved["ema"]["raw"]):
+        assert torch.equal(found[first], found[second])
+    assert not torch.equal(saved["state_dict"][first], saved["ema"]["raw"][first])
+    loaded = Shared()
+    loaded.load_state_dict(saved["state_dict"])
+    assert torch.equal(loaded.network.head.weight, method.network.head.weight)
+
+
+def test_an_average_resumes_in_the_precision_of_its_run(tmp_path):
+    method = dlkit.Classifier((1, 8, 8), 10, "logistic")
+    train(method, tmp_path / "a", 1, precision="bf16-true")
+    resumed = dlkit.Classifier((1, 8, 8), 10, "logistic")
+    train(resumed, tmp_path / "b", 2, checkpoint=next(tmp_path.glob("a/**/last.ckpt")), precision="bf16-true")
+    assert resumed.network.head.weight.dtype == torch.bfloat16
+    assert bool(resumed.network.head.weight.isfinite().all())

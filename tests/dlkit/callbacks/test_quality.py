@@ -95,6 +95,21 @@ def test_a_judge_of_digits_is_good_and_sees_the_modes_of_stacked_ones(trained, m
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "data",
+    [Gaussians("ring", num_examples=5000, val_size=500), StackedDigits(num_examples=2000, val_size=200), Digits()],
+    ids=["mixture", "stacks", "pictures"],
+)
+def test_each_process_measures_by_itself_because_all_have_the_same_samples(data, trained, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(trained))
+    x, _ = examples(data)
+    alone = measured(Copies(data.data_shape, x), data, 200)
+    # As if there were processes: whoever asks for the others' numbers meets an error.
+    monkeypatch.setattr("torchmetrics.metric.jit_distributed_available", lambda: True)
+    assert measured(Copies(data.data_shape, x), data, 200).keys() == alone.keys()
+
+
+@pytest.mark.slow
 def test_real_digits_score_as_well_as_the_references_and_noise_does_not(trained, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(trained))
     data = Digits()

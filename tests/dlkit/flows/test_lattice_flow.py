@@ -244,6 +244,17 @@ def test_gauge_theory_on_a_small_lattice_is_learned_and_its_charge_is_right():
     assert topological_charge(theta).unique().numel() > 2
 
 
+def test_what_is_logged_lies_on_the_device_of_the_method(monkeypatch):
+    """NCCL averages nothing that lies elsewhere, and Monte Carlo's numbers are the CPU's."""
+    method = dlkit.LatticeFlow(SHAPE, "free", m2=1.0)
+    monkeypatch.setattr(dlkit.LatticeFlow, "device", torch.device("meta"))
+    logged = {}
+    monkeypatch.setattr(method, "log_dict", lambda found, sync_dist: logged.update(found))
+    method.log_all({"val/log_z": torch.tensor(1.0, dtype=torch.float64)})
+    assert logged["val/log_z"].device.type == "meta"
+    assert logged["val/log_z"].dtype == torch.float32
+
+
 def test_large_volumes_do_not_overflow():
     flow = dlkit.LatticeFlow((24, 24), "phi4", m2=-4.0, lam=0.5, num_layers=2, channels=(2,))
     with torch.no_grad():
