@@ -206,8 +206,9 @@ def pack(x: Tensor, lengths: Tensor) -> PackedSequence:
     Raises:
         ValueError: see `RecurrentEncoder.forward`.
     """
+    lengths = lengths.cpu()  # where packing needs them; an accelerator is waited for once
     check_lengths(lengths, *x.shape[:2])
-    return pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
+    return pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
 
 
 def check_lengths(lengths: Tensor, batch: int, width: int) -> None:
