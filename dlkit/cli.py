@@ -287,11 +287,12 @@ def newest_run(name: str, command: str, path: Path, arguments: list[str]) -> tup
     runs = runs_of(name)
     if not runs:
         raise CommandLineError(f"there is no run of {name} in {LOGS}/ below this folder\ntrain one first: fit.py {name}")
-    names = ("last.ckpt",) if command == "fit" else ("best.ckpt", "last.ckpt")
+    # To go on is to go on with the newest run, also from its beginning; what is measured is the newest that can be.
+    names, runs = (("last.ckpt",), runs[-1:]) if command == "fit" else (("best.ckpt", "last.ckpt"), runs)
     found = [(run, run / "checkpoints" / file) for run in reversed(runs) for file in names]
     run, checkpoint = next(((run, file) for run, file in found if file.is_file()), (runs[-1], None))
     if checkpoint is None and command != "fit":
-        raise CommandLineError(f"no run of {name} has a checkpoint yet\ntrain one first: fit.py {name} --resume")
+        raise CommandLineError(f"no run of {name} has a checkpoint yet\ntrain one first: fit.py {name}")
     if checkpoint is None:
         print(f"{run} was stopped before its first checkpoint: it starts from the beginning")
     elif run != runs[-1]:

@@ -19,11 +19,13 @@ import yaml
 from PIL import Image
 
 import dlkit
-from dlkit.callbacks import Quality, RandomState
+from dlkit.callbacks import Quality, RandomState, Translations
 from dlkit.callbacks.drawing import grid, is_image, square
 from dlkit.errors import USER_ERRORS, CommandLineError, explain
 from dlkit.processes import accelerator
 from dlkit.protocols import FitsLatentDensity, HasBaselines, HasTrivialBaselines, Samples
+
+MEASURES: tuple[type[L.Callback], ...] = (Quality, Translations)
 
 # Lines that Lightning and its dependencies print at every run and that a user of dlkit can do nothing about.
 NAGS = (
@@ -66,7 +68,10 @@ def configuration(checkpoint: Path) -> tuple[Path, dict[str, Any]]:
     """
     path = checkpoint.parent.parent / "config.yaml"
     if not path.is_file():
-        raise FileNotFoundError(f"{checkpoint} needs its run's data and there is no {path}: keep the run's folder together")
+        raise FileNotFoundError(
+            f"{checkpoint} needs its run's data and there is no {path}: keep the run's folder together, or, if fit.py did not "
+            f"write it, measure it by Lightning's Trainer.test"
+        )
     try:
         config = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
@@ -77,11 +82,12 @@ def configuration(checkpoint: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def measures_of(checkpoint: Path) -> list[L.Callback]:
-    """The measures of samples that a run took: its `dlkit.callbacks.Quality`, if it had one."""
+    """What a run measured beyond its method's own: its `dlkit.callbacks.Quality` and `Translations`, if it had them."""
     _, config = configuration(checkpoint)
+    measures = {f"{place}.{kind.__name__}": kind for kind in MEASURES for place in ("dlkit.callbacks", kind.__module__)}
     callbacks = (config.get("trainer") or {}).get("callbacks") or []
-    ours = [entry for entry in callbacks if entry["class_path"] in ("dlkit.callbacks.Quality", f"{Quality.__module__}.Quality")]
-    return [Quality(**(entry.get("init_args") or {})) for entry in ours]
+    ours = [entry for entry in callbacks if entry["class_path"] in measures]
+    return [measures[entry["class_path"]](**(entry.get("init_args") or {})) for entry in ours]
 
 
 def data_of(checkpoint: Path) -> Any:

@@ -41,7 +41,7 @@ def import_class(path: str, base: type) -> type:
     """
     module, _, name = path.rpartition(".")
     if not module:
-        package = "dlkit" if base is Method else "datamodules"
+        package = {Method: "dlkit", L.Callback: "dlkit.callbacks"}.get(base, "datamodules")
         raise CommandLineError(
             f"the class {path} has no package in front of its name\nname it in full, such as {package}.{path}"
         )
@@ -73,6 +73,9 @@ def check_fields(classes: dict[str, type], config: dict[str, Any], arguments: li
     given = [option.replace(".init_args.", ".").rstrip("+") for option in options_of(arguments)]
     for section, content in config.items():
         if section in ("model", "data") and isinstance(content, dict):
+            for field in content:
+                if field not in ("class_path", "init_args", "dict_kwargs"):
+                    raise CommandLineError(f"{section}.{field} stands beside class_path\nput it below {section}.init_args")
             content = content.get("init_args", {})
             if content is None:
                 raise CommandLineError(f"{section}.init_args is empty\nleave the line out, or give settings below it")
@@ -82,6 +85,7 @@ def check_fields(classes: dict[str, type], config: dict[str, Any], arguments: li
             given += [f"--{section}.{field}" for field in content]
         elif section not in SETTINGS:
             given.append(f"--{section}")
+    check_callbacks((config.get("trainer") or {}).get("callbacks") or [])
     for option in given:
         section, _, field = option.removeprefix("--").partition(".")
         if option.startswith("--model.") and field in linked:
@@ -89,6 +93,21 @@ def check_fields(classes: dict[str, type], config: dict[str, Any], arguments: li
         if field.partition(".")[0] not in fields.get(section, ()) and not (not field and section in SETTINGS):
             nearest = suggestion(option, [*known, *(f"--{setting}" for setting in SETTINGS), "--seed", "--resume", "--compile"])
             raise CommandLineError(f"there is no option {option}\n{nearest}")
+
+
+def check_callbacks(entries: Any) -> None:
+    """Refuses callbacks of a file that do not exist, and settings that they do not have.
+
+    Raises:
+        CommandLineError: naming it.
+    """
+    for entry in entries if isinstance(entries, list) else []:
+        if not isinstance(entry, dict) or not isinstance(entry.get("class_path"), str):
+            continue  # which the parser refuses
+        known = list(parameters(import_class(entry["class_path"], L.Callback)))
+        for field in entry.get("init_args") or {}:
+            if field not in known:
+                raise CommandLineError(f"{entry['class_path']} has no setting {field}\n{suggestion(field, known)}")
 
 
 class Unprofiled(PassThroughProfiler):
@@ -170,8 +189,10 @@ class DlkitCLI(LightningCLI):
             kwargs["profiler"] = Unprofiled()
         devices, cores = config["devices"], os.cpu_count() or 1
         on_cpu = config["accelerator"] == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())
-        if on_cpu and str(devices).isdigit() and int(devices) > cores:
-            raise ValueError(f"--trainer.devices {devices}: this machine has {cores} cores, and a process each is the most")
+        if on_cpu and re.fullmatch(r"-?\d+", str(devices)) and not 1 <= int(devices) <= cores:
+            raise ValueError(
+                f"--trainer.devices {devices}: this machine has {cores} cores and a process each is the most, give 1 to {cores}"
+            )
         seed = self._get(self.config, "seed_everything")
         kwargs["callbacks"] = [*(config["callbacks"] or []), RandomState(), Summary(self.name, seed, self.overrides)]
         if config["enable_progress_bar"] is not False:
@@ -260,6 +281,9 @@ def run(
     except (*USER_ERRORS, MisconfigurationException) as error:
         return explain(error)
     except RuntimeError as error:
+        if "Error(s) in loading state_dict" in str(error):
+            given = " and ".join(options_of(arguments)) or str(path)
+            return explain(ValueError(f"{checkpoint} holds another network than {given} would build: leave that out"))
         # EarlyStopping's way to say that no such metric is recorded: the user's mistake, not the program's.
         if "Early stopping conditioned on metric" not in str(error):
             raise

@@ -47,6 +47,7 @@ part: mean ± standard deviation over the runs. Times are of one run, on one thr
 """
 
 Settings = dict[str, str]  # field -> value
+SPLITS = ("seed", "data.split_seed", "data.fold")  # fields that make another draw of the same experiment
 
 
 def values_of(text: str) -> list[str]:
@@ -157,6 +158,15 @@ def line(recipe: str, runs: dict[str, Any]) -> str:
     return f"| {' | '.join(cells)} |\n"
 
 
+def experiments(runs: dict[str, Any]) -> list[dict[str, Any]]:
+    """The runs, apart where they differ in more than the draw."""
+    apart: dict[str, dict[str, Any]] = {}
+    for name, run in runs.items():
+        other = " ".join(pair for pair in name.split() if pair.partition("=")[0] not in SPLITS)
+        apart.setdefault(other, {})[name] = run
+    return list(apart.values())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="A recipe over many splits of its data.", allow_abbrev=False)
     parser.add_argument("recipe", nargs="?", help="its name")
@@ -173,10 +183,14 @@ def main() -> None:
         except ValueError as error:
             parser.error(str(error))
         first, number = map(int, arguments.share.split("/"))
+        if not 0 <= first < number:
+            parser.error(f"--share {arguments.share}: give i/n with i from 0 to n - 1")
         for settings in runs[first::number]:
             if name_of(settings) not in known(record, arguments.recipe):
                 keep(record, arguments.recipe, settings, train(arguments.recipe, settings))
-    page = HEADER + "".join(line(recipe, runs) for recipe in recipes() if (runs := known(record, recipe)))
+    rows = (line(recipe, runs) for recipe in recipes() for runs in experiments(known(record, recipe)))
+    page = HEADER + "".join(rows)
+    arguments.table.parent.mkdir(parents=True, exist_ok=True)
     arguments.table.write_text(page)
     print(page)
 

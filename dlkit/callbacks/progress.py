@@ -53,9 +53,10 @@ class Progress(ProgressBar):
     def draw(self, trainer: L.Trainer) -> None:
         """Brings the bar up to date."""
         assert self.bar is not None
-        epochs = "" if trainer.max_epochs in (None, -1) else f"/{trainer.max_epochs}"
-        if trainer.current_epoch != trainer.max_epochs:  # counted up already when training has ended
-            self.bar.set_description_str(f"epoch {trainer.current_epoch + 1}{epochs}", refresh=False)
+        epoch, last = trainer.current_epoch + 1, trainer.max_epochs
+        # Counted up already when training has ended.
+        description = f"epoch {epoch}" if last in (None, -1) else f"epoch {min(epoch, last)}/{last}"
+        self.bar.set_description_str(description, refresh=False)
         if isinstance(self.outputs, dict) and "loss" in self.outputs:
             self.bar.set_postfix_str(f"loss {float(self.outputs['loss']):.4g}", refresh=False)
         self.bar.update(self.pending // trainer.accumulate_grad_batches)

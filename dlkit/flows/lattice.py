@@ -188,7 +188,7 @@ class LatticeFlow(Method):
         Its gradient is d/dtheta of log q(phi) + S(phi) by way of phi alone: by way of q's own parameters it is 0 on average and
         all noise, which does not vanish when q = p (Roeder et al. 2017, arXiv:1703.09194; Vaitl et al. 2022, arXiv:2207.08219).
         """
-        configurations, log_q = self.draw(len(batch.number))
+        configurations, log_q = self.draw(how_many(batch))
         log_weights = -self.action(configurations) - log_q
         if torch.is_grad_enabled():
             found = configurations.detach().requires_grad_()
@@ -204,7 +204,7 @@ class LatticeFlow(Method):
 
     def evaluation_step(self, stage: str, batch: Draws) -> None:
         """The loss of each batch; what needs all of them together waits for the end of the pass."""
-        configurations, log_weights = self.weighted_samples(len(batch.number))
+        configurations, log_weights = self.weighted_samples(how_many(batch))
         loss = -log_weights.mean()
         self.record(
             stage, {"loss": loss} if self.exact_log_z is None else {"loss": loss, "reverse_kl": loss + self.exact_log_z}, batch
@@ -299,3 +299,16 @@ class LatticeFlow(Method):
         for name, estimate in found.items():
             terms |= {f"test/{prefix}{name}": estimate.value, f"test/{prefix}{name}_error": estimate.error}
         return terms
+
+
+def how_many(batch: Draws) -> int:
+    """How many configurations a batch asks for.
+
+    Raises:
+        ValueError: it holds examples instead.
+    """
+    if not isinstance(batch, Draws):
+        raise ValueError(
+            f"LatticeFlow draws what it learns from and was given a batch of {type(batch).__name__}: use datamodules.NoData"
+        )
+    return len(batch.number)

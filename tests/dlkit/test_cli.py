@@ -93,7 +93,9 @@ def test_a_run_leaves_curves_hparams_pictures_configuration_and_checkpoints(fit,
 
 
 def test_a_run_shorter_than_the_interval_of_validation_is_validated_at_its_end(fit, tmp_path):
-    assert fit("vae-digits", "--trainer.max_epochs", 2).returncode == 0
+    done = fit("vae-digits", "--trainer.max_epochs", 2)
+    assert done.returncode == 0
+    assert "epoch 2/2: 100%" in done.stderr.splitlines()[-1].rpartition("\r")[2]
     folder = tmp_path / "lightning_logs" / "vae-digits" / "version_0"
     assert len(events(folder).Scalars("val/loss")) == 1
     assert (folder / "checkpoints" / "best.ckpt").is_file()
@@ -116,6 +118,10 @@ def test_the_newest_checkpoint_is_tested_and_the_result_kept(fit, tmp_path):
     metrics = json.loads((tmp_path / "lightning_logs/denoising-digits/version_0/test.json").read_text())["metrics"]
     assert {"test/loss", "test/mse", "wiener_mse"} <= set(metrics)
     assert f"{metrics['test/mse']:.6g}" in tested.stdout
+    other = fit("test", "denoising-digits", "--model.latent_dim", 5)
+    assert other.returncode == 1
+    assert "holds another network than --model.latent_dim would build: leave that out" in other.stderr
+    assert "Traceback" not in other.stderr
     assert not (tmp_path / "lightning_logs/denoising-digits/version_1").exists()
 
 
@@ -128,6 +134,23 @@ def test_a_recipe_is_copied_edited_and_run(fit, tmp_path):
     again = fit("cp", "classifier-digits", "my.yaml")
     assert again.returncode == 2
     assert "exists already" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("recipe", "line", "instead", "said"),
+    [
+        ("vae-digits", "dlkit.VAE\n", "dlkit.VAE\n  latent_dim: 2\n", "model.latent_dim stands beside class_path"),
+        ("gan-ring", "dlkit.callbacks.GANLab", "dlkit.callbacks.GanLab", "the class dlkit.callbacks.GanLab cannot be imported"),
+        ("gan-ring", "num_samples: ", "num_sample: ", "Quality has no setting num_sample\ndid you mean num_samples?"),
+    ],
+)
+def test_a_mistake_in_a_file_is_named(fit, tmp_path, recipe, line, instead, said):
+    text = recipes()[recipe].read_text()
+    assert line in text
+    (tmp_path / "my.yaml").write_text(text.replace(line, instead))
+    done = fit("--config", "my.yaml")
+    assert done.returncode == 2
+    assert said in done.stderr
 
 
 def test_a_method_of_the_users_own_is_trained_by_name(fit, tmp_path):
@@ -184,6 +207,12 @@ MISTAKES = {
     "a class without its package": (("vae-digits", "--model", "VAE"), 2, "class VAE", "dlkit.VAE"),
     "more processes than cores": (
         ("vae-digits", "--trainer.accelerator", "cpu", "--trainer.devices", "999"), 1, "devices 999", "cores"
+    ),
+    "fewer processes than one": (
+        ("vae-digits", "--trainer.accelerator", "cpu", "--trainer.devices", "-2"), 1, "devices -2", "give 1 to"
+    ),
+    "data for a method that draws its own": (
+        ("lattice-free", "--data", "datamodules.Digits"), 1, "was given a batch of Examples", "datamodules.NoData"
     ),
     "a metric that is not recorded": (
         ("vae-digits", *QUICK, "--checkpoint.monitor", "val/los"), 1, "val/los", "val/loss"

@@ -198,3 +198,18 @@ def test_a_run_killed_before_its_first_checkpoint_starts_from_the_beginning(fit,
     assert "starts from the beginning" in done.stdout
     found = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
     assert all(torch.equal(value, found[key]) for key, value in expected.items())
+
+
+def test_resuming_takes_the_newest_run_though_an_older_one_got_further(fit, tmp_path):
+    for seed in (0, 1):
+        assert fit("vae-digits", "--trainer.max_epochs", 1, "--seed", seed).returncode == 0
+    folder = tmp_path / "lightning_logs/vae-digits/version_1"
+    expected = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    for path in (folder / "checkpoints").iterdir():
+        path.unlink()
+    assert "version_1 has no checkpoint: taking" in fit("test", "vae-digits").stdout  # what is measured is what can be
+    done = fit("vae-digits", "--resume")
+    assert done.returncode == 0, done.stderr
+    assert "version_1 was stopped before its first checkpoint" in done.stdout
+    found = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(value, found[key]) for key, value in expected.items())

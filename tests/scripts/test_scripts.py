@@ -13,7 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
+
+from dlkit.evaluation import measures_of
 
 SCRIPTS = Path(__file__).parent.parent.parent / "scripts"
 QUICK = ("--trainer.max_epochs", 1, "--trainer.check_val_every_n_epoch", 1)
@@ -54,6 +57,18 @@ def test_a_checkpoint_is_measured_beside_its_baseline(fit, tmp_path):
     assert metrics["pca_mse"] == pytest.approx(0.0253, abs=1e-4)
     assert metrics["train_mse_relative_to_pca"] > 1
     assert "pca_mse" in done.stdout
+
+
+def test_what_a_run_measured_by_callbacks_is_measured_again(tmp_path):
+    entries = [
+        {"class_path": "dlkit.callbacks.Translations", "init_args": {"beam_size": 2}},
+        {"class_path": "dlkit.callbacks.quality.Quality"},
+        {"class_path": "dlkit.callbacks.SetPictures"},
+    ]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": entries}}))
+    found = measures_of(tmp_path / "checkpoints" / "best.ckpt")
+    assert [type(measure).__name__ for measure in found] == ["Translations", "Quality"]
+    assert found[0].beam_size == 2
 
 
 @pytest.mark.parametrize("script", ["sample.py", "evaluate.py"])
@@ -209,6 +224,11 @@ def test_a_recipe_over_splits_is_recorded_and_what_is_recorded_is_not_run_again(
     assert whole.returncode == 0, whole.stderr
     assert len(list(tmp_path.glob("splits/*/*/*"))) == 1
     assert "| seed 2, 1; trainer.max_epochs 1 | 2 |" in (tmp_path / "splits.md").read_text()
+    other = fit(*over[:1], "seed=1", "trainer.max_epochs=2", *over[3:], script=SCRIPTS / "splits.py")
+    assert other.returncode == 0, other.stderr
+    # Other settings are another experiment, and its figures stand in a row of their own.
+    assert "| seed 1, 2; trainer.max_epochs 1 | 2 |" in (tmp_path / "splits.md").read_text()
+    assert "| seed 1; trainer.max_epochs 2 | 1 |" in (tmp_path / "splits.md").read_text()
     for field, reason in (("seed", "'seed' is no field with its values"), ("seed=3..1", "'3..1' is neither a range")):
         refused = fit("linear-autoencoder-digits", field, "--table", "splits.md", script=SCRIPTS / "splits.py")
         assert refused.returncode == 2 and reason in refused.stderr
