@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import lightning as L
+import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from datamodules.base import ImageData
@@ -229,10 +230,11 @@ def in_markdown(rows: list[Row], conditions: str) -> str:
     Args:
         conditions: how they were measured, but for the CPU.
     """
+    processor = f"{cpu()['model name']} with {torch.backends.cpu.get_cpu_capability()}"
     head = [
         "# Speed",
         "",
-        f"What `scripts/benchmark.py --table` measured on {cpu()['model name']}: {conditions}.",
+        f"What `scripts/benchmark.py --table` measured on {processor}: {conditions}.",
         "Two that are named behind a colon took turns in one process; their times follow in that order.",
         "",
         "| | first | second | measured | aimed at | |",
