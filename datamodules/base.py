@@ -76,7 +76,8 @@ class SplitData(L.LightningDataModule):
         # Lightning looks through a batch for whatever could be moved; dlkit's batches hold tensors and Nones.
         if hasattr(batch, "_make") and all(part is None or isinstance(part, Tensor) for part in batch):
             # On CUDA without waiting for what is under way there; what is copied is set aside before the call returns.
-            return batch._make(part if part is None else part.to(device, non_blocking=device.type == "cuda") for part in batch)
+            cuda = torch.device(device).type == "cuda"
+            return batch._make(part if part is None else part.to(device, non_blocking=cuda) for part in batch)
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:

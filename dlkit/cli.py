@@ -288,7 +288,9 @@ def newest_run(name: str, command: str, path: Path, arguments: list[str]) -> tup
     if not runs:
         raise CommandLineError(f"there is no run of {name} in {LOGS}/ below this folder\ntrain one first: fit.py {name}")
     # To go on is to go on with the newest run, also from its beginning; what is measured is the newest that can be.
-    names, runs = (("last.ckpt",), runs[-1:]) if command == "fit" else (("best.ckpt", "last.ckpt"), runs)
+    # A run that was killed before it wrote its settings has done nothing.
+    begun = [run for run in runs if (run / "config.yaml").is_file()] or runs
+    names, runs = (("last.ckpt",), begun[-1:]) if command == "fit" else (("best.ckpt", "last.ckpt"), runs)
     found = [(run, run / "checkpoints" / file) for run in reversed(runs) for file in names]
     run, checkpoint = next(((run, file) for run, file in found if file.is_file()), (runs[-1], None))
     if checkpoint is None and command != "fit":

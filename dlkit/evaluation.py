@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import inspect
 import json
 import logging
@@ -86,8 +86,12 @@ def measures_of(checkpoint: Path) -> list[L.Callback]:
     _, config = configuration(checkpoint)
     measures = {f"{place}.{kind.__name__}": kind for kind in MEASURES for place in ("dlkit.callbacks", kind.__module__)}
     callbacks = (config.get("trainer") or {}).get("callbacks") or []
-    ours = [entry for entry in callbacks if entry["class_path"] in measures]
-    return [measures[entry["class_path"]](**(entry.get("init_args") or {})) for entry in ours]
+    ours = [entry for entry in callbacks if isinstance(entry, dict) and entry.get("class_path") in measures]
+    found = [measures[entry["class_path"]](**(entry.get("init_args") or {})) for entry in ours]
+    if importlib.util.find_spec("sacrebleu") is None and any(isinstance(measure, Translations) for measure in found):
+        print("BLEU is left out: it needs pip install 'dlkit[text]'")
+        found = [measure for measure in found if not isinstance(measure, Translations)]
+    return found
 
 
 def data_of(checkpoint: Path) -> Any:

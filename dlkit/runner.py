@@ -33,22 +33,31 @@ from dlkit.processes import accelerator
 SETTINGS = ("config", "seed_everything", "print_config", "model", "data", "trainer", "checkpoint", "pictures")
 
 
+def imported(path: str) -> Any:
+    """What is at a dotted path.
+
+    Raises:
+        CommandLineError: nothing.
+    """
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise CommandLineError(f"the class {path} cannot be imported ({error})\nname it as package.module.Class") from error
+
+
 def import_class(path: str, base: type) -> type:
     """The class at a dotted path.
 
     Raises:
         CommandLineError: there is none, or it is of another kind.
     """
-    module, _, name = path.rpartition(".")
-    if not module:
-        package = {Method: "dlkit", L.Callback: "dlkit.callbacks"}.get(base, "datamodules")
+    if "." not in path:
+        package = "dlkit" if base is Method else "datamodules"
         raise CommandLineError(
             f"the class {path} has no package in front of its name\nname it in full, such as {package}.{path}"
         )
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise CommandLineError(f"the class {path} cannot be imported ({error})\nname it as package.module.Class") from error
+    found = imported(path)
     if not (isinstance(found, type) and issubclass(found, base)):
         raise CommandLineError(f"{path} is no {base.__name__}\nname a subclass of {base.__name__}")
     return found
@@ -85,7 +94,8 @@ def check_fields(classes: dict[str, type], config: dict[str, Any], arguments: li
             given += [f"--{section}.{field}" for field in content]
         elif section not in SETTINGS:
             given.append(f"--{section}")
-    check_callbacks((config.get("trainer") or {}).get("callbacks") or [])
+    trainer = config.get("trainer")
+    check_callbacks(trainer.get("callbacks") if isinstance(trainer, dict) else None)
     for option in given:
         section, _, field = option.removeprefix("--").partition(".")
         if option.startswith("--model.") and field in linked:
@@ -102,12 +112,16 @@ def check_callbacks(entries: Any) -> None:
         CommandLineError: naming it.
     """
     for entry in entries if isinstance(entries, list) else []:
-        if not isinstance(entry, dict) or not isinstance(entry.get("class_path"), str):
-            continue  # which the parser refuses
-        known = list(parameters(import_class(entry["class_path"], L.Callback)))
-        for field in entry.get("init_args") or {}:
+        path, given = (entry.get("class_path"), entry.get("init_args")) if isinstance(entry, dict) else (None, None)
+        if not isinstance(path, str) or "." not in path:
+            continue  # the parser knows Lightning's callbacks by their short names, and refuses the rest
+        found = imported(path)
+        known = parameters(found)
+        if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values()):
+            continue
+        for field in given if isinstance(given, dict) else ():
             if field not in known:
-                raise CommandLineError(f"{entry['class_path']} has no setting {field}\n{suggestion(field, known)}")
+                raise CommandLineError(f"{path} has no setting {field}\n{suggestion(field, list(known))}")
 
 
 class Unprofiled(PassThroughProfiler):
@@ -188,11 +202,14 @@ class DlkitCLI(LightningCLI):
         if config["profiler"] is None:
             kwargs["profiler"] = Unprofiled()
         devices, cores = config["devices"], os.cpu_count() or 1
-        on_cpu = config["accelerator"] == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())
-        if on_cpu and re.fullmatch(r"-?\d+", str(devices)) and not 1 <= int(devices) <= cores:
-            raise ValueError(
-                f"--trainer.devices {devices}: this machine has {cores} cores and a process each is the most, give 1 to {cores}"
-            )
+        has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
+        if config["accelerator"] == "cpu" or (config["accelerator"] == "auto" and not has_gpu):
+            number = re.fullmatch(r"-?\d+", str(devices))
+            if (number and not 1 <= int(devices) <= cores) or (not number and devices != "auto"):
+                raise ValueError(
+                    f"--trainer.devices {devices}: this machine has {cores} cores, and a process each is the most: give a "
+                    f"number from 1 to {cores}"
+                )
         seed = self._get(self.config, "seed_everything")
         kwargs["callbacks"] = [*(config["callbacks"] or []), RandomState(), Summary(self.name, seed, self.overrides)]
         if config["enable_progress_bar"] is not False:
@@ -281,9 +298,10 @@ def run(
     except (*USER_ERRORS, MisconfigurationException) as error:
         return explain(error)
     except RuntimeError as error:
-        if "Error(s) in loading state_dict" in str(error):
-            given = " and ".join(options_of(arguments)) or str(path)
-            return explain(ValueError(f"{checkpoint} holds another network than {given} would build: leave that out"))
+        if checkpoint and "Error(s) in loading state_dict" in str(error):
+            changed = [option for option in options_of(arguments) if option.startswith(("--model", "--data"))]
+            mend = f"leave out {' and '.join(changed)}" if changed else "go back to the code and config.yaml that wrote it"
+            return explain(ValueError(f"{checkpoint} holds another network than the one that was built: {mend}"))
         # EarlyStopping's way to say that no such metric is recorded: the user's mistake, not the program's.
         if "Early stopping conditioned on metric" not in str(error):
             raise

@@ -47,7 +47,7 @@ part: mean ± standard deviation over the runs. Times are of one run, on one thr
 """
 
 Settings = dict[str, str]  # field -> value
-SPLITS = ("seed", "data.split_seed", "data.fold")  # fields that make another draw of the same experiment
+SPLITS = ("seed", "seed_everything", "data.split_seed", "data.fold")  # fields that make another draw of the same experiment
 
 
 def values_of(text: str) -> list[str]:
@@ -162,7 +162,7 @@ def experiments(runs: dict[str, Any]) -> list[dict[str, Any]]:
     """The runs, apart where they differ in more than the draw."""
     apart: dict[str, dict[str, Any]] = {}
     for name, run in runs.items():
-        other = " ".join(pair for pair in name.split() if pair.partition("=")[0] not in SPLITS)
+        other = " ".join(pair for pair in sorted(name.split()) if pair.partition("=")[0] not in SPLITS)
         apart.setdefault(other, {})[name] = run
     return list(apart.values())
 
@@ -174,6 +174,7 @@ def main() -> None:
     parser.add_argument("--table", type=Path, default=TARGET, help="where the table is written, and the record beside it")
     parser.add_argument("--share", default="0/1", help="run only every n-th run, from the i-th: i/n")
     arguments = parser.parse_args()
+    arguments.table.parent.mkdir(parents=True, exist_ok=True)
     record = arguments.table.with_suffix(".json")
     if arguments.recipe is not None:
         if arguments.recipe not in recipes():
@@ -190,7 +191,6 @@ def main() -> None:
                 keep(record, arguments.recipe, settings, train(arguments.recipe, settings))
     rows = (line(recipe, runs) for recipe in recipes() for runs in experiments(known(record, recipe)))
     page = HEADER + "".join(rows)
-    arguments.table.parent.mkdir(parents=True, exist_ok=True)
     arguments.table.write_text(page)
     print(page)
 

@@ -64,11 +64,11 @@ class ExponentialMovingAverage(L.Callback):
         self.swapped = not self.swapped
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.average and not trainer.sanity_checking:
+        if self.average and not trainer.sanity_checking and trainer.state.fn == "fit":  # after which the method holds it
             self.swap(pl_module)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.swapped:
+        if self.swapped and trainer.state.fn == "fit":
             self.swap(pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -76,7 +76,7 @@ class ExponentialMovingAverage(L.Callback):
             self.swap(pl_module)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        if self.swapped:
+        if self.swapped and trainer.state.fn == "fit":
             self.swap(pl_module)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -98,7 +98,8 @@ class ExponentialMovingAverage(L.Callback):
         """Called after the method has loaded its state, which is the average."""
         if trainer.state.fn != "fit" or "ema" not in checkpoint:
             return
-        self.average = [parameter.detach().clone() for parameter in pl_module.parameters()]
+        self.average = []
         for name, parameter in pl_module.named_parameters():
+            self.average.append(checkpoint["state_dict"][name].to(parameter, copy=True))
             parameter.copy_(checkpoint["ema"]["raw"][name])
         self.updates, self.step = checkpoint["ema"]["updates"], checkpoint["ema"]["step"]

@@ -120,7 +120,7 @@ def test_the_newest_checkpoint_is_tested_and_the_result_kept(fit, tmp_path):
     assert f"{metrics['test/mse']:.6g}" in tested.stdout
     other = fit("test", "denoising-digits", "--model.latent_dim", 5)
     assert other.returncode == 1
-    assert "holds another network than --model.latent_dim would build: leave that out" in other.stderr
+    assert "holds another network than the one that was built: leave out --model.latent_dim" in other.stderr
     assert "Traceback" not in other.stderr
     assert not (tmp_path / "lightning_logs/denoising-digits/version_1").exists()
 
@@ -151,6 +151,24 @@ def test_a_mistake_in_a_file_is_named(fit, tmp_path, recipe, line, instead, said
     done = fit("--config", "my.yaml")
     assert done.returncode == 2
     assert said in done.stderr
+
+
+def test_callbacks_of_lightning_and_of_ones_own_are_left_to_the_parser(fit, tmp_path):
+    (tmp_path / "own.py").write_text(
+        "from lightning.pytorch.callbacks import EarlyStopping\n"
+        "class Mine(EarlyStopping):\n"
+        "    def __init__(self, extra: int = 1, **kwargs):\n"
+        "        super().__init__(**kwargs)\n"
+    )
+    entries = [
+        {"class_path": "own.Mine", "init_args": {"monitor": "val/loss"}},
+        {"class_path": "EarlyStopping", "init_args": {"monitor": "val/kl"}},
+    ]
+    config = yaml.safe_load(recipes()["vae-digits"].read_text())
+    config["trainer"]["callbacks"] = entries
+    (tmp_path / "my.yaml").write_text(yaml.safe_dump(config))
+    done = fit("--config", "my.yaml", *QUICK)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_method_of_the_users_own_is_trained_by_name(fit, tmp_path):
@@ -209,7 +227,7 @@ MISTAKES = {
         ("vae-digits", "--trainer.accelerator", "cpu", "--trainer.devices", "999"), 1, "devices 999", "cores"
     ),
     "fewer processes than one": (
-        ("vae-digits", "--trainer.accelerator", "cpu", "--trainer.devices", "-2"), 1, "devices -2", "give 1 to"
+        ("vae-digits", "--trainer.accelerator", "cpu", "--trainer.devices", "-2"), 1, "devices -2", "give a number from 1 to"
     ),
     "data for a method that draws its own": (
         ("lattice-free", "--data", "datamodules.Digits"), 1, "was given a batch of Examples", "datamodules.NoData"

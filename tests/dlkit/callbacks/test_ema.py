@@ -110,3 +110,12 @@ def test_an_average_resumes_in_the_precision_of_its_run(tmp_path):
     train(resumed, tmp_path / "b", 2, checkpoint=next(tmp_path.glob("a/**/last.ckpt")), precision="bf16-true")
     assert resumed.network.head.weight.dtype == torch.bfloat16
     assert bool(resumed.network.head.weight.isfinite().all())
+
+
+def test_validation_after_training_measures_the_average_and_leaves_it(tmp_path):
+    method = dlkit.Classifier((1, 8, 8), 10, "logistic", learning_rate=0.05)
+    trainer = train(method, tmp_path, 1)
+    held = method.network.head.weight.detach().clone()
+    first = trainer.validate(method, datamodule=Digits(batch_size=400), verbose=False)
+    assert torch.equal(method.network.head.weight, held)
+    assert first == trainer.validate(method, datamodule=Digits(batch_size=400), verbose=False)
