@@ -116,9 +116,9 @@ def check_callbacks(entries: Any) -> None:
         if not isinstance(path, str) or "." not in path:
             continue  # the parser knows Lightning's callbacks by their short names, and refuses the rest
         found = imported(path)
-        known = parameters(found)
-        if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values()):
-            continue
+        known = parameters(found) if callable(found) else {}
+        if not known or any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values()):
+            continue  # likewise
         for field in given if isinstance(given, dict) else ():
             if field not in known:
                 raise CommandLineError(f"{path} has no setting {field}\n{suggestion(field, list(known))}")
