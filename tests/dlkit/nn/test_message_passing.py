@@ -141,10 +141,10 @@ def test_kinds_are_told_where_they_are_few_and_never_by_chance():
     assert torch.equal(attr[first][kind], attr)
     assert Edges(edge_index, torch.randn(870, 3), 30).kinds is None
     assert Edges(edge_index, attr.requires_grad_(), 30).kinds is None
-    # Two rows that have the same number, sqrt(3) sqrt(2) + 0 and 0 + sqrt(2) sqrt(3), or nearly so where the CPU rounds once.
-    alike = torch.tensor([[3**0.5, 0.0], [0.0, 2**0.5]], dtype=torch.float64)[torch.arange(870) % 2]
-    found = Edges(edge_index, alike, 30).kinds
-    assert found is None or torch.equal(alike[found[0]][found[1]], alike)
+    # Two rows that have the same number, sqrt(3) sqrt(2) + 0 and 0 + sqrt(2) sqrt(3), by roots of PyTorch's own rounding.
+    two, three = torch.arange(2, 4, dtype=torch.float64).sqrt()
+    alike = torch.stack([three, two]).diag()[torch.arange(870) % 2]
+    assert Edges(edge_index, alike, 30).kinds is None
 
 
 def test_features_of_edges_get_gradients():
