@@ -34,10 +34,12 @@ class DigitSum(DigitSets):
     Attributes:
         target_mean, target_std: 0, and the root of the mean square over the training part: sums are scaled, but not shifted, so
             that the sum of nothing is 0.
+        num_values: 10, from 0 to 9, that a member can add.
     """
 
     sources = ("symbols", "digits", "mnist")
     num_targets = 1
+    num_values = 10
     target_names = ("sum",)
 
     def __init__(

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from dlkit.sequences.language_model import LanguageModel
     from dlkit.sequences.tagger import SequenceTagger
     from dlkit.sequences.translator import Translator
+    from dlkit.sets.aggregate_sum import AggregateSum
     from dlkit.sets.attention_mil import AttentionMIL
     from dlkit.sets.deep_sets import DeepSets
     from dlkit.sets.set_rnn import SetRNN
@@ -65,6 +66,7 @@ EXPORTS = {
     "LatticeFlow": "dlkit.flows.lattice",
     "MPNN": "dlkit.graphs.mpnn",
     "InteractionNetwork": "dlkit.graphs.interaction",
+    "AggregateSum": "dlkit.sets.aggregate_sum",
     "DeepSets": "dlkit.sets.deep_sets",
     "SetRNN": "dlkit.sets.set_rnn",
     "AttentionMIL": "dlkit.sets.attention_mil",
@@ -76,6 +78,7 @@ __all__ = [
     "VAE",
     "WGAN",
     "AdversarialMethod",
+    "AggregateSum",
     "AttentionMIL",
     "Autoencoder",
     "Classifier",

@@ -135,7 +135,7 @@ def sample(
         latents: the density fitted to the latents of a method that has none of its own: "gaussian" or "mixture".
 
     Raises:
-        ValueError: the method does not sample, or `number` is below one.
+        ValueError: the method does not sample, takes no labels or does not know one, or `number` is below one.
     """
     if number < 1:
         raise ValueError(f"--number {number}: ask for at least one sample")
@@ -148,6 +148,10 @@ def sample(
         method.fit_latent_density([data.prepare(batch) for batch in data.loader("train")], latents)
     if labels and "labels" not in inspect.signature(method.sample).parameters:
         raise ValueError(f"{checkpoint} is a {type(method).__name__}, which takes no labels: leave out --labels")
+    classes = getattr(method, "num_classes", None)
+    if labels and classes is not None and not 0 <= min(labels) <= max(labels) < classes:
+        wrong = next(label for label in labels if not 0 <= label < classes)
+        raise ValueError(f"--labels {wrong}: {checkpoint} knows the classes 0 to {classes - 1}, choose among them")
     if labels:
         chosen = torch.tensor([labels[index % len(labels)] for index in range(number)])
         x = method.sample(number, labels=chosen)  # type: ignore[call-arg]

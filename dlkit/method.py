@@ -64,7 +64,7 @@ class FiniteWatch:
             term = next((name for name in guilty if not name.endswith("loss")), guilty[0])
             raise NonFiniteError(
                 f"the term '{term}' of the loss is not finite at step {step}: lower the learning rate, clip gradients "
-                f"or look at the data of that step; the last good checkpoint is kept"
+                f"or look at the data of that step; what was saved before is kept"
             )
 
 

@@ -291,7 +291,7 @@ class AdversarialMethod(Method):
         if self.trainer.strategy.broadcast(collapsed):
             raise CollapseError(
                 f"all samples are alike at step {self.global_step} (their spread is {spread:.2g}, the data's "
-                f"{self.real_spread:.2g}); the last good checkpoint is kept: use another objective, a penalty, or lower "
+                f"{self.real_spread:.2g}); what was saved before is kept: use another objective, a penalty, or lower "
                 f"the learning rates"
             )
 

@@ -119,8 +119,8 @@ class Checkpoints(Checkpoint):
         score = float(metric)
         if not math.isfinite(score):
             raise NonFiniteError(
-                f"{self.monitor} is {score} at step {trainer.global_step}: lower the learning rate or look at the data; the "
-                f"last good checkpoint is kept"
+                f"{self.monitor} is {score} at step {trainer.global_step}: lower the learning rate or look at the data; "
+                f"what was saved before is kept"
             )
         better = self.best_score is None or (score < self.best_score if self.mode == "min" else score > self.best_score)
         if better:

@@ -26,8 +26,8 @@ def test_the_recipes_are_there():
         "multi30k-de-en", "multi30k-de-en-no-attention", "flow-moons", "conditional-flow-moons", "flow-checkerboard",
         "spline-checkerboard", "realnvp-digits", "maf-digits", "glow-mnist", "glow-mnist-long", "lattice-free", "lattice-phi4",
         "lattice-u1", "digit-bags-attention", "digit-bags-attention-50", "digit-bags-instance-max", "digit-sum",
-        "digit-sum-lstm", "digit-sum-mnist", "mpnn-esol", "mpnn-freesolv", "mpnn-qm9", "mpnn-rings", "musk1-attention",
-        "nbody-egnn", "nbody-mpnn", "set-outliers",
+        "digit-sum-lstm", "digit-sum-mnist", "digit-sum-mnist-likelihood", "mpnn-esol", "mpnn-freesolv", "mpnn-qm9",
+        "mpnn-rings", "musk1-attention", "nbody-egnn", "nbody-mpnn", "set-outliers",
     }  # fmt: skip
 
 

@@ -39,6 +39,16 @@ def test_samples_are_written_as_a_picture_and_as_numbers(fit, tmp_path):
     assert "Traceback" not in refused.stderr
 
 
+def test_a_class_that_a_method_does_not_know_is_named(fit):
+    assert fit("conditional-flow-moons", *QUICK, "--trainer.limit_train_batches", 1).returncode == 0
+    checkpoint = "lightning_logs/conditional-flow-moons/version_0/checkpoints/last.ckpt"
+    refused = fit(checkpoint, "--labels", 0, 2, script=SCRIPTS / "sample.py")
+    assert refused.returncode == 1
+    assert f"--labels 2: {checkpoint} knows the classes 0 to 1, choose among them" in refused.stderr
+    done = fit(checkpoint, "--labels", 0, 1, "--number", 4, script=SCRIPTS / "sample.py")
+    assert done.returncode == 0, done.stderr
+
+
 def test_an_autoencoder_is_given_a_density_to_sample_from(fit, tmp_path):
     assert fit("autoencoder-digits", *QUICK).returncode == 0
     checkpoint = "lightning_logs/autoencoder-digits/version_0/checkpoints/last.ckpt"

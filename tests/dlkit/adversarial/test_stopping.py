@@ -25,7 +25,7 @@ def test_a_run_whose_samples_are_all_alike_stops_with_the_last_good_checkpoint_k
                     parameter.data.zero_()
 
     method = Collapsed((2,), 2, hidden_dims=(16,))
-    with pytest.raises(dlkit.CollapseError, match=r"all samples are alike at step 12 .*last good checkpoint is kept: use"):
+    with pytest.raises(dlkit.CollapseError, match=r"all samples are alike at step 12 .*saved before is kept: use"):
         fit(
             method, 300, max_epochs=3, limit_val_batches=1.0, logger=CSVLogger(tmp_path), enable_checkpointing=True,
             callbacks=[Checkpoints(monitor=None)],
@@ -85,7 +85,7 @@ class Broken(dlkit.GAN):
 
 @pytest.mark.parametrize("player", ["critic", "generator"])
 def test_a_non_finite_loss_of_either_player_names_step_and_term_and_keeps_the_last_good_checkpoint(tmp_path, player):
-    with pytest.raises(dlkit.NonFiniteError, match=r"term 'odd' .* at step 3: .*last good checkpoint is kept"):
+    with pytest.raises(dlkit.NonFiniteError, match=r"term 'odd' .* at step 3: .*saved before is kept"):
         fit(
             Broken(player, 3), 300, logger=CSVLogger(tmp_path), enable_checkpointing=True,
             callbacks=[Checkpoints(monitor=None, every_n_seconds=0)],
