@@ -58,6 +58,12 @@ def headline(path: Path) -> tuple[str, str]:
     return (what, time) if what else (line, "")
 
 
+def comment(path: Path, key: str) -> str:
+    """The text behind "# Key: " in a recipe; nothing where there is none."""
+    lines = path.read_text().splitlines()
+    return next((line.removeprefix(f"# {key}: ").strip() for line in lines if line.startswith(f"# {key}: ")), "")
+
+
 def suggestion(name: str, known: list[str]) -> str:
     """ ", did you mean ...?" or nothing."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)

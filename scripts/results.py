@@ -18,18 +18,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dlkit.cli import LOGS, options_of, recipe_classes, recipes, runs_of
+from dlkit.cli import LOGS, comment, options_of, recipe_classes, recipes, runs_of
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 RECORD = Path(__file__).parent / "results.json"
 BEGIN, END = "<!-- results: written by scripts/results.py -->", "<!-- end of results -->"
-
-
-def comment(path: Path, key: str) -> str:
-    """The text behind "# Key: " in a recipe."""
-    lines = [line for line in path.read_text().splitlines() if line.startswith(f"# {key}: ")]
-    return lines[0].removeprefix(f"# {key}: ").strip() if lines else ""
 
 
 def finished_runs(recipe: str) -> dict[int, dict[str, Any]]:

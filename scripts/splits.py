@@ -28,8 +28,8 @@ import yaml
 
 import datamodules  # noqa: F401 - and the next: what every run imports, once for all of them
 import dlkit.runner  # noqa: F401
+from dlkit.cli import comment, recipes
 from dlkit.cli import main as command_line
-from dlkit.cli import recipes
 
 ROOT = Path(__file__).parent.parent
 TARGET = ROOT / "docs" / "splits.md"
@@ -87,12 +87,6 @@ def digest(recipe: str) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def comment(recipe: str, key: str) -> str:
-    """The text behind "# Key: " in a recipe."""
-    lines = recipes()[recipe].read_text().splitlines()
-    return next((line.removeprefix(f"# {key}: ").strip() for line in lines if line.startswith(f"# {key}: ")), "")
-
-
 def read(record: Path) -> dict[str, Any]:
     """What is recorded: recipe -> the digest of its settings, and its runs."""
     return json.loads(record.read_text()) if record.is_file() else {}
@@ -142,9 +136,10 @@ def train(recipe: str, settings: Settings) -> dict[str, Any]:
 
 def line(recipe: str, runs: dict[str, Any]) -> str:
     """One row of the table."""
-    metric, unit, direction = [part.strip() for part in comment(recipe, "Metric").split(",")]
+    path = recipes()[recipe]
+    metric, unit, direction = [part.strip() for part in comment(path, "Metric").split(",")]
     figures = []
-    for name in (metric, *(part.strip() for part in comment(recipe, "Also").split(",") if part.strip())):
+    for name in (metric, *(part.strip() for part in comment(path, "Also").split(",") if part.strip())):
         found = [run["metrics"][name] for run in runs.values()]
         spread = f" ± {statistics.stdev(found):.2g}" if len(found) > 1 else ""
         figures.append(f"{name.removeprefix('test/')} {statistics.fmean(found):.3g}{spread}")
@@ -154,7 +149,7 @@ def line(recipe: str, runs: dict[str, Any]) -> str:
         values.setdefault(field, []).append(value)
     over = "; ".join(f"{field} {', '.join(dict.fromkeys(found))}" for field, found in values.items())
     seconds = f"{statistics.fmean(run['seconds'] for run in runs.values()):.0f} s"
-    cells = (f"`{recipe}`", over, str(len(runs)), ", ".join(figures), comment(recipe, "Published").rstrip("."), seconds)
+    cells = (f"`{recipe}`", over, str(len(runs)), ", ".join(figures), comment(path, "Published").rstrip("."), seconds)
     return f"| {' | '.join(cells)} |\n"
 
 
