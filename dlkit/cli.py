@@ -27,7 +27,10 @@ LINKED_ALWAYS = (
     *("num_levels", "char_vocab_size", "vocabulary", "source_vocabulary", "target_vocabulary"),
     *("target_mean", "target_std", "target_names", "node_features", "edge_features", "graph_features"),
 )
-LINKED = ("data_shape", "num_classes", "vocab_size", "num_tags", "num_targets", "source_vocab_size", "target_vocab_size")
+LINKED = (
+    *("data_shape", "num_classes", "vocab_size", "num_tags", "num_targets", "num_values"),
+    *("source_vocab_size", "target_vocab_size"),
+)
 
 USAGE = """\
 usage: {program} RECIPE [--model.FIELD VALUE] [--data.FIELD VALUE] [--trainer.FIELD VALUE] [--seed N]

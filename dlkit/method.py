@@ -257,8 +257,8 @@ class Method(L.LightningModule):
         for name, parameter in self.named_parameters():
             if not parameter.isfinite().all():
                 raise NonFiniteError(
-                    f"the parameter '{name}' is not finite at step {self.global_step}, so no checkpoint was written; "
-                    f"the last good one is kept: lower the learning rate or clip gradients"
+                    f"the parameter '{name}' is not finite at step {self.global_step}, so it was not saved; "
+                    f"what was saved before is kept: lower the learning rate or clip gradients"
                 )
         checkpoint["dlkit"] = {
             "version": dlkit.__version__,

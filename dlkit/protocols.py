@@ -290,12 +290,12 @@ class PredictsFromSets(Protocol):
 
 @runtime_checkable
 class AddsMembers(PredictsFromSets, Protocol):
-    """Predicts the sum of what it takes the members for; `additive` says whether this one does."""
+    """Predicts a sum, and tells what it takes each member for in it; `additive` says whether this one does."""
 
     additive: bool
 
     def contributions(self, x: Tensor, ptr: Tensor) -> Tensor:
-        """What each member adds: (members, targets)."""
+        """What it takes each member for: (members, targets)."""
         ...
 
 

@@ -19,7 +19,7 @@ class SetPictures(FirstBatches):
     """Draws after each validation of a method of sets
 
     - `by_size`, where there were sets of several sizes: the share of right answers, or the error, against the size;
-    - `members`, of pictures that are summed: what each member adds to the prediction, framed where this, rounded, is not what
+    - `members`, of pictures that are summed: what each member is taken for in the sum, framed where this, rounded, is not what
       the data says of it;
     - `outliers`, of pictures one of which is the odd one: this one framed, and the chosen one underlined.
 
@@ -56,7 +56,7 @@ class SetPictures(FirstBatches):
             title = "outliers: the odd one is framed, the chosen one underlined, probabilities in %"
             board.add_figure("outliers", rows_of_pictures(outlier_rows(method, batch), title), step)
         elif isinstance(method, AddsMembers) and method.additive and batch.y.dim() == 2 and batch.y.shape[1] == 1:
-            title = "what each member adds to the prediction; framed where it is another number than the member's"
+            title = "what each member is taken for; framed where it is another number than the member's"
             board.add_figure("members", rows_of_pictures(member_rows(method, batch), title), step)
 
 

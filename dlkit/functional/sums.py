@@ -6,15 +6,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dlkit.batches import padded
-
-NEVER = -1e9  # the logarithm of what has no chance; of infinity the derivative of logsumexp would be NaN
-
 
 def log_law_of_sums(log_p: Tensor, ptr: Tensor) -> Tensor:
     """log P(m_1 + ... + m_n = s) of each group of independent m_i in 0 .. V - 1: their laws' convolution, in logarithms.
 
-    (p_1 * ... * p_n)(s), one member after the other: p(s) <- sum_v p_i(v) p(s - v). The sum of no members is 0.
+    p(s) <- sum_v p_i(v) p(s - v), one member of every group at a time; a group of n members takes n^2 V^2 / 2 additions, and
+    none of them is spent on groups that are smaller. The sum of no members is 0.
 
     Args:
         log_p: (members, V), log P(m_i = v), the members of all groups one behind the other.
@@ -24,12 +21,16 @@ def log_law_of_sums(log_p: Tensor, ptr: Tensor) -> Tensor:
         (groups, n (V - 1) + 1), where n is the size of the largest group; -infinity at sums that a smaller one cannot have.
     """
     values = log_p.shape[1]
-    members, real = padded(log_p, ptr)
-    nothing = torch.arange(values, device=log_p.device) == 0  # padding is 0 for certain
-    members = torch.where(real.unsqueeze(2), members, torch.where(nothing, 0.0, NEVER).to(log_p))
-    law = log_p.new_zeros(len(ptr) - 1, 1)
-    for member in members.flip(2).unbind(1):
-        before = F.pad(law, (values - 1, values - 1), value=NEVER).unfold(1, values, 1)
-        law = (before + member.unsqueeze(1)).logsumexp(2)
-    possible = torch.arange(law.shape[1], device=law.device) <= (values - 1) * ptr.diff().unsqueeze(1)
-    return law.masked_fill(~possible, -torch.inf)
+    sizes, order = ptr.diff().sort(descending=True, stable=True)
+    starts, largest = ptr[:-1][order], int(sizes.max()) if len(sizes) else 0
+    places = torch.arange(1, largest + 1, device=sizes.device)
+    longer = [*(sizes >= places.unsqueeze(1)).sum(1).tolist(), 0]  # how many groups have a first member, a second, ...
+    # The sum of nothing, for all groups; it hangs on the members, so that a batch of empty groups has derivatives, too.
+    law = log_p[:0].sum().expand(len(sizes), 1)
+    finished = []
+    for place, number in enumerate(longer):
+        finished.append(F.pad(law[number:], (0, (largest - place) * (values - 1)), value=-torch.inf))
+        if number:
+            before = F.pad(law[:number], (values - 1, values - 1), value=-torch.inf).unfold(1, values, 1)
+            law = (before + log_p[starts[:number] + place].flip(1).unsqueeze(1)).logsumexp(2)
+    return torch.cat(finished[::-1])[order.argsort()]

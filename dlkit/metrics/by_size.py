@@ -31,8 +31,9 @@ class ErrorsBySize(Metric):
         NaN, of a set whose answer cannot be right, makes the share of its size NaN.
         """
         sizes = sizes.clamp(max=self.largest)
-        for state, values in ((self.seen, torch.ones_like(error)), (self.right, right), (self.error, error)):
-            state.index_add_(0, sizes, values.double())
+        for name, values in (("seen", torch.ones_like(error)), ("right", right), ("error", error)):
+            # In float64 again where a method of half precision has taken its measures along, which could not count.
+            setattr(self, name, getattr(self, name).double().index_add(0, sizes, values.double()))
 
     def compute(self) -> dict[str, Tensor]:
         """`size`, `right` and `error`, of the sizes that were seen, (sizes,) each."""

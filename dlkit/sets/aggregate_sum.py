@@ -7,10 +7,11 @@ L                = -mean log P(y | X)
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from dlkit.functional.sums import log_law_of_sums
-from dlkit.method import Schedule, Terms, ability, check_examples
+from dlkit.method import Schedule, Terms, ability
 from dlkit.nn.deep_sets import Activation, MemberNetwork, build_member_encoder
 from dlkit.sets.set_method import SetMethod
 
@@ -35,11 +36,10 @@ class AggregateSum(SetMethod):
         schedule: "constant", or "linear" or "cosine" to zero.
 
     Raises:
-        ValueError: a setting outside its range; in use, targets that are no whole numbers, or no sum of the set's members, and
-            what `dlkit.DeepSets` refuses.
+        ValueError: a setting outside its range; in use, targets that are missing, of half precision, or no sum of whole numbers
+            of the set's members; and members and bounds that `dlkit.DeepSets` refuses.
     """
 
-    taken_from_data = ("vocab_size", "num_values")
     additive = True
 
     def __init__(
@@ -66,21 +66,37 @@ class AggregateSum(SetMethod):
 
     def read(self, x: Tensor, ptr: Tensor) -> Tensor:
         """Sets in the flat form -> log P(sum = s), (sets, as many sums as the largest set can have)."""
-        return log_law_of_sums(self.phi(x).float().log_softmax(1), ptr)
+        return log_law_of_sums(self.log_p(x), ptr)
+
+    def log_p(self, x: Tensor) -> Tensor:
+        """log P(m = v | x): (members, *data_shape) -> (members, V), in float32 at least."""
+        logits = self.phi(x)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(1)
+
+    def check_targets(self, y: Tensor, examples: int) -> Tensor:
+        if tuple(y.shape) != (examples, 1):
+            raise ValueError(
+                f"AggregateSum learns from one sum of each of {examples} sets and was given {tuple(y.shape)}: "
+                f"give {(examples, 1)}"
+            )
+        if y.dtype in (torch.float16, torch.bfloat16):
+            raise ValueError(f"large sums are rounded in {y.dtype}: use --trainer.precision bf16-mixed or 16-mixed")
+        return y
 
     def loss_of(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Terms]:
         """Of the sums' laws, as `read` gives them, and the sums, (sets, 1)."""
         sums = y.long()
-        # Looked at on the CPU only: on an accelerator the look would make the step wait.
-        if y.is_cpu:
-            wrong = (y != sums) | (sums < 0) | (sums >= outputs.shape[1])
-            wrong |= outputs.gather(1, sums.masked_fill(wrong, 0)).isneginf()
-            if bool(wrong.any()):
-                first = int(wrong.squeeze(1).nonzero()[0])
-                raise ValueError(
-                    f"set {first} of the batch has the sum {float(y[first]):g}, which whole numbers from 0 to "
-                    f"{self.num_values - 1} of its members cannot have: set num_values to the data's, or mend the sum"
-                )
+        wrong = (y != sums) | (sums < 0) | (sums >= outputs.shape[1])
+        wrong |= outputs.gather(1, sums.masked_fill(wrong, 0)).isneginf()
+        # Looked at on every device: how long the loop over members is was asked already.
+        if bool(wrong.any()):
+            first = int(wrong.squeeze(1).nonzero()[0])
+            greatest = int((~outputs[first].isneginf()).sum()) - 1
+            raise ValueError(
+                f"set {first} of the batch has the sum {y[first].item()}, which is no whole number from 0 to {greatest}, what "
+                f"its {greatest // (self.num_values - 1)} members can sum to: mend it, leave the set out, or set num_values "
+                f"to the data's"
+            )
         exact = outputs.argmax(1, keepdim=True) == sums
         return -outputs.gather(1, sums).mean(), {"exact": exact.float().mean()}
 
@@ -103,8 +119,8 @@ class AggregateSum(SetMethod):
     @ability
     def values(self, x: Tensor) -> Tensor:
         """P(m = v | x): (members, *data_shape) -> (members, V)."""
-        check_examples(x, self.data_shape, type(self).__name__)
-        return self.phi(x).float().softmax(1)
+        self.check(x, torch.arange(len(x) + 1, device=x.device))
+        return self.log_p(x).exp()
 
     @ability
     def contributions(self, x: Tensor, ptr: Tensor) -> Tensor:

@@ -138,7 +138,7 @@ def sampling_rows(method: Any, twin: Any, repeats: int) -> Iterator[Row]:
             times = take_turns(
                 1,
                 {
-                    "ours": lambda: seconds(lambda: np.savez_compressed(file, x=method.sample(SAMPLES).numpy())),
+                    "ours": lambda: seconds(lambda: np.savez(file, x=method.sample(SAMPLES).numpy())),
                     "theirs": lambda: seconds(lambda: sampler.sample(SAMPLES, output_dir=folder)),
                 },
             )

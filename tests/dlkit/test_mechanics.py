@@ -24,6 +24,7 @@ DATA = {
     "translator": lambda: ParallelText(batch_size=64),
     "bags": lambda: Bags(batch_size=16, validate=True),
     "sets": lambda: DigitSum(num_examples=1000, val_size=60, batch_size=64),
+    "counts": lambda: DigitSum(num_examples=1000, val_size=60, batch_size=64),
     "graphs": lambda: Rings(rounds=3, num_examples=500, val_size=100, batch_size=64),
     "particles": lambda: ChargedParticles(num_train=200, num_val=20, num_test=20, start=3, steps=5, batch_size=20),
     "lattice": lambda: NoData(steps=6, batch_size=32, val_size=32),
@@ -42,6 +43,7 @@ METHODS = {
     ),
     "bags": lambda data, **more: dlkit.AttentionMIL(data.data_shape, embedding_dim=8, attention_dim=4, **more),
     "sets": lambda data, **more: dlkit.DeepSets((), data.vocab_size, 1, hidden_dims=(8, 8)),
+    "counts": lambda data, **more: dlkit.AggregateSum((), data.num_values, data.vocab_size, hidden_dims=(8,)),
     "graphs": lambda data, **more: dlkit.MPNN(
         1, 0, num_classes=4, task="classification", rounds=3, hidden_size=8, virtual_node=True, **more
     ),

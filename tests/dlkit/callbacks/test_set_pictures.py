@@ -59,6 +59,11 @@ def test_sums_of_pictures_have_two_pictures_of_each_validation(tmp_path):
     assert {tag: len(pictures) for tag, pictures in found.items()} == {"by_size": 2, "members": 2}
 
 
+def test_members_whose_law_is_learned_are_shown_too(tmp_path):
+    method = dlkit.AggregateSum((1, 8, 8), 10, hidden_dims=(8,))
+    assert set(tags(tmp_path, method, DigitSum("digits", test_sizes=(3, 20), **SETTINGS))) == {"by_size", "members"}
+
+
 def test_symbols_have_no_members_to_show_nor_those_that_are_not_summed(tmp_path):
     symbols = dlkit.DeepSets((), 11, 1, None, hidden_dims=(4,))
     assert set(tags(tmp_path / "a", symbols, DigitSum(test_sizes=(3, 20), **SETTINGS))) == {"by_size"}

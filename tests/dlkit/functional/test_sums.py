@@ -45,6 +45,12 @@ def test_sums_that_a_group_cannot_have_have_no_chance_and_no_members_sum_to_noth
     assert log_law_of_sums(torch.zeros(0, 3), torch.tensor([0])).shape == (0, 1)
 
 
+def test_groups_of_no_members_have_derivatives_that_are_zero():
+    log_p = torch.zeros(0, 3, requires_grad=True)
+    log_law_of_sums(log_p, torch.tensor([0, 0, 0])).sum().backward()
+    assert log_p.grad is not None and log_p.grad.shape == (0, 3)
+
+
 def test_derivatives_are_those_of_finite_differences():
     logits = laws().requires_grad_()
     assert torch.autograd.gradcheck(lambda x: log_law_of_sums(x.log_softmax(1), PTR).exp(), (logits,))

@@ -73,25 +73,42 @@ def test_what_each_member_counts_is_learned_from_sums_and_the_method_is_kept_in_
 
 
 @pytest.mark.parametrize(
-    ("sums", "message"),
+    ("sums", "which", "found", "greatest", "members"),
     [
-        ((4.0, 2.0, 11.0), "set 2 of the batch has the sum 11, which whole numbers from 0 to 2 of its members cannot have"),
-        ((4.0, 3.0, 7.0), "set 1 of the batch has the sum 3, which whole numbers from 0 to 2 of its members"),
-        ((-1.0, 2.0, 7.0), "set 0 of the batch has the sum -1"),
-        ((4.0, 1.5, 7.0), "set 1 of the batch has the sum 1.5"),
-        ((4.0, 2.0, torch.nan), "set 2 of the batch has the sum nan"),
+        ((4.0, 2.0, 11.0), 2, "11.0", 10, 5),
+        ((4.0, 3.0, 7.0), 1, "3.0", 2, 1),
+        ((-1.0, 2.0, 7.0), 0, "-1.0", 6, 3),
+        ((4.0, 1.5, 7.0), 1, "1.5", 2, 1),
+        ((4.0, 2.0, torch.nan), 2, "nan", 10, 5),
     ],
 )
-def test_what_is_no_sum_of_the_members_is_refused(sums, message):
-    with pytest.raises(ValueError, match=message):
+def test_what_is_no_sum_of_the_members_is_refused(sums, which, found, greatest, members):
+    message = f"set {which} of the batch has the sum {found}, which is no whole number from 0 to {greatest}, what its "
+    with pytest.raises(ValueError, match=message + f"{members} members can sum to: mend it, leave the set out, or set num"):
         method().loss(sets(sums))
 
 
-def test_one_value_other_members_and_targets_of_another_shape_are_refused():
+def test_one_value_and_sums_of_another_shape_or_precision_are_refused():
     with pytest.raises(ValueError, match="num_values=1: give 2 or more"):
         dlkit.AggregateSum((4,), 1)
     batch = sets()
-    with pytest.raises(ValueError, match=r"AggregateSum was built for examples of shape \(4,\) and was given \(5,\)"):
-        method().values(torch.zeros(2, 5, dtype=torch.float64))
-    with pytest.raises(ValueError, match=r"AggregateSum predicts targets of shape \(3, 1\) and the batch has \(3, 2\)"):
+    with pytest.raises(ValueError, match=r"one sum of each of 3 sets and was given \(3, 2\): give \(3, 1\)"):
         method().loss(batch._replace(y=torch.zeros(3, 2)))
+    with pytest.raises(ValueError, match=r"large sums are rounded in torch.bfloat16: use --trainer.precision bf16-mixed"):
+        method().loss(batch._replace(y=batch.y.bfloat16()))
+
+
+def test_other_members_are_refused_by_all_that_it_does():
+    model, wide, missing = method(), torch.zeros(9, 5).double(), torch.full((9, 4), torch.nan).double()
+    for ability in (model.predict, model.law, model.contributions, lambda x, ptr: model.values(x)):
+        with pytest.raises(ValueError, match=r"AggregateSum was built for examples of shape \(4,\) and was given \(5,\)"):
+            ability(wide, PTR)
+        with pytest.raises(ValueError, match="member 0 of set 0 is not finite"):
+            ability(missing, PTR)
+
+
+def test_a_batch_of_empty_sets_has_a_loss_of_nothing():
+    batch = Sets(torch.zeros(0, 4).double(), torch.tensor([0, 0, 0]), torch.zeros(2, 1))
+    loss, terms = method().loss(batch)
+    loss.backward()
+    assert loss == 0 and terms["exact"] == 1

@@ -395,3 +395,11 @@ def test_targets_of_another_kind_and_outliers_that_cannot_be_there_are_refused()
     empty = Sets(batch.x, torch.tensor([0, 4, 4, 9]), torch.tensor([0, 0, 0]))
     with pytest.raises(ValueError, match="set 1 of the batch is empty, and has no outlier: leave it out"):
         model(empty)
+
+
+def test_sets_are_counted_in_true_half_precision(tmp_path):
+    data = DigitSum(num_examples=32, test_sizes=(3, 5), val_size=1000)
+    model, run = dlkit.DeepSets((), 11, 1, hidden_dims=(4,)), trainer(max_epochs=1, precision="bf16-true")
+    run.fit(model, datamodule=data)
+    assert model.sizes.seen.sum() == 1000
+    assert 0 <= run.callback_metrics["val/exact_at_size_5"] < 1
