@@ -13,7 +13,7 @@ import importlib
 import inspect
 import math
 import pickle
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 import dlkit
+from dlkit.adam import Adam
 from dlkit.errors import NonFiniteError
 
 Terms = dict[str, Tensor]
@@ -211,7 +212,7 @@ class Method(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Adam with the method's schedule."""
-        optimizer = adam(self.parameters(), self.learning_rate, weight_decay=self.weight_decay)
+        optimizer = Adam(self.parameters(), self.learning_rate, weight_decay=self.weight_decay)
         scheduler = self.build_scheduler(optimizer)
         if scheduler is None:
             return optimizer
@@ -332,20 +333,6 @@ def load(path: str | Path, map_location: Any = "cpu") -> Any:
     if dlkit.EXPORTS.get(name) != module:
         raise ValueError(f"{path} is a checkpoint of {saved}, not one of dlkit's: call {name}.load_from_checkpoint(path)")
     return getattr(importlib.import_module(module), name).load_from_checkpoint(path, map_location=map_location)
-
-
-def adam(
-    parameters: Iterable[torch.nn.Parameter],
-    learning_rate: float,
-    betas: tuple[float, float] = (0.9, 0.999),
-    weight_decay: float = 0.0,
-) -> torch.optim.Adam:
-    """Adam (Kingma and Ba 2015, arXiv:1412.6980) in its fused form, with which gradients can be clipped in every precision."""
-    optimizer = torch.optim.Adam(parameters, lr=learning_rate, betas=betas, weight_decay=weight_decay, fused=True)
-    # A fused optimizer offers to take float16's loss scale out of the gradients itself. Lightning then refuses to clip them in
-    # any mixed precision, bfloat16's too, which has no scale. Without the offer they are unscaled before they are clipped.
-    optimizer._step_supports_amp_scaling = False  # pyright: ignore[reportAttributeAccessIssue]
-    return optimizer
 
 
 def check_examples(x: Tensor, data_shape: Sequence[int], method: str) -> None:

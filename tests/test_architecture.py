@@ -15,7 +15,7 @@ import dlkit
 ROOT = Path(__file__).parent.parent
 # A module may import from its own floor's folder and from lower floors.
 FLOORS = [
-    ("errors", "batches", "processes", "text", "protocols", "functional"),
+    ("errors", "batches", "processes", "text", "protocols", "functional", "adam"),
     ("nn",),
     ("metrics",),
     ("method", "supervised"),

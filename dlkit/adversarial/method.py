@@ -22,9 +22,10 @@ from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 
+from dlkit.adam import Adam
 from dlkit.batches import Examples
 from dlkit.errors import CollapseError
-from dlkit.method import Method, Terms, adam, differentiable
+from dlkit.method import Method, Terms, differentiable
 from dlkit.protocols import Samples
 
 # The Trainer's argument: the values that ask for nothing, and what to write instead of others.
@@ -193,8 +194,8 @@ class AdversarialMethod(Method):
         critic_rate = self.learning_rate if self.critic_learning_rate is None else self.critic_learning_rate
         critic_betas = self.betas if self.critic_betas is None else self.critic_betas
         return [
-            adam(self.critic.parameters(), critic_rate, critic_betas),
-            adam(self.generator.parameters(), self.learning_rate, self.betas),
+            Adam(self.critic.parameters(), critic_rate, critic_betas),
+            Adam(self.generator.parameters(), self.learning_rate, self.betas),
         ]
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:

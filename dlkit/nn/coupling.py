@@ -41,11 +41,11 @@ class AffineElement:
 
     Attributes:
         parameters: numbers that a conditioner gives for each feature.
-        layer: the conditioner's last layer.
+        feature_major: whether it is fastest where values and parameters lie in memory feature by feature.
     """
 
     parameters = 2
-    layer = nn.Linear
+    feature_major = False
 
     def __call__(self, b: Tensor, raw: Tensor, inverse: bool) -> Changed:
         """b: (batch, features); raw: (batch, 2 * features), the log-scales before they are bounded, then the shifts.
@@ -69,7 +69,7 @@ class SplineElement:
         bound: where the spline ends.
     """
 
-    layer = FeatureMajorLinear  # in the order in which the spline reads: then nothing is copied
+    feature_major = True  # it reads the parameters one after the other, each of all points
 
     def __init__(self, num_bins: int, bound: float) -> None:
         self.parameters = 3 * num_bins - 1
@@ -143,11 +143,16 @@ class Couplings(Transform):
 
     def cut(self, x: Tensor) -> list[Tensor]:
         """(batch, features) -> both halves."""
-        return [x.index_select(1, self.first), x.index_select(1, self.second)]
+        if not self.element.feature_major:
+            return [x.index_select(1, self.first), x.index_select(1, self.second)]
+        rows = x.t().contiguous()
+        return [rows.index_select(0, self.first).t(), rows.index_select(0, self.second).t()]
 
     def join(self, halves: list[Tensor]) -> Tensor:
         """Both halves -> (batch, features)."""
-        return torch.cat(halves, 1).index_select(1, self.back)
+        if not self.element.feature_major:
+            return torch.cat(halves, 1).index_select(1, self.back)
+        return torch.cat([half.t() for half in halves]).index_select(0, self.back).t()
 
 
 def zero_last(network: nn.Sequential) -> nn.Sequential:
@@ -188,8 +193,9 @@ def couplings(
 
     def conditioner(read: int, moved: int) -> nn.Module:
         sizes = [read + context_features, *hidden_dims]
+        layer = FeatureMajorLinear if element.feature_major else nn.Linear
         hidden = [*mlp(sizes), nn.ReLU()] if hidden_dims else []
-        return zero_last(nn.Sequential(*hidden, element.layer(sizes[-1], moved * element.parameters)))
+        return zero_last(nn.Sequential(*hidden, layer(sizes[-1], moved * element.parameters)))
 
     sizes = len(first), len(second)
     return Couplings(first, second, element, [conditioner(sizes[n % 2], sizes[1 - n % 2]) for n in range(num_layers)])

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
+import torch._functorch.config
 from torch import Tensor, nn
 
 Changed = tuple[Tensor, Tensor]  # a value, and the log-determinant of the map that made it
@@ -42,6 +43,9 @@ class Transform(nn.Module):
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compiles both directions in place; a module's own `compile` takes `forward` alone."""
+        # What ReLU gave is kept for the gradients of the next layer's weights anyway. Unless views of it are taken anew, the
+        # compiler keeps a mask of it beside, and writing that takes a CPU longer than all of a layer's other small operations.
+        torch._functorch.config.recompute_views = True
         super().compile(*args, **kwargs)
         self.inverse = torch.compile(self.inverse, *args, **kwargs)
         self.value = torch.compile(self.value, *args, **kwargs)

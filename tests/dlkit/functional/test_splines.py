@@ -115,6 +115,30 @@ def test_the_derivative_that_is_written_out_is_that_of_autograd(spline, size, in
 
 @KINDS
 @DIRECTIONS
+def test_what_a_compiler_is_given_is_the_same_spline(spline, size, inverse):
+    x, raw = example(size, scale=3.0)
+    x, raw = (1.2 * x).view(40, 50).requires_grad_(), raw.view(40, 50, size).requires_grad_()
+    weights = torch.randn(2, *x.shape, dtype=torch.float64)
+    torch._dynamo.reset()
+    compiled = torch.compile(spline, backend="aot_eager", fullgraph=True)
+    sides = [function(x, raw, inverse=inverse) for function in (spline, compiled)]
+    torch.testing.assert_close(sides[1], sides[0], rtol=1e-9, atol=1e-9)
+    ours, expected = (torch.autograd.grad(side, (x, raw), tuple(weights)) for side in reversed(sides))
+    torch.testing.assert_close(ours, expected, rtol=1e-8, atol=1e-8)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x, raw, inverse=inverse), sides[0], rtol=1e-9, atol=1e-9)
+
+
+@KINDS
+@DIRECTIONS
+def test_what_a_compiler_is_given_has_finite_gradients(spline, size, inverse):
+    x, raw = example(size, dtype=torch.float32, scale=30.0)
+    torch._dynamo.reset()
+    assert_finite_gradients(torch.compile(spline, backend="aot_eager"), 1.2 * x, raw, inverse)
+
+
+@KINDS
+@DIRECTIONS
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
 def test_the_inverse_undoes_it(spline, size, inverse, dtype, tolerance):
     x, raw = example(size, dtype=dtype, scale=0.5)
