@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dlkit.nn.coupling import soft_bound
+from dlkit.functional.affine import affine, soft_bound
 from dlkit.nn.transforms import Changed, Transform
 
 
@@ -55,20 +55,19 @@ class MaskedAutoregressive(Transform):
         nn.init.zeros_(self.head.bias)
         self.context = nn.Linear(context_features, hidden_dims[0], bias=False) if context_features else None
 
-    def parameters_of(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        """s and t of every feature, from those before it: (batch, features) -> two of the same."""
+    def parameters_of(self, x: Tensor, context: Tensor | None) -> Tensor:
+        """Raw log-scales of every feature from those before it, then shifts: (batch, features) -> (batch, 2 features)."""
         hidden = x
         for number, layer in enumerate(self.hidden):
             hidden = layer(hidden)
             if number == 0 and self.context is not None:
                 hidden = hidden + self.context(context)
             hidden = F.relu(hidden)
-        raw, shift = self.head(hidden).to(x.dtype).chunk(2, 1)
-        return soft_bound(raw), shift
+        return self.head(hidden).to(x.dtype)
 
     def inverse(self, x: Tensor, context: Tensor | None = None) -> Changed:
-        log_scale, shift = self.parameters_of(x, context)
-        return (x - shift) * torch.exp(-log_scale), -log_scale.sum(1)
+        z, log_derivative = affine(x, self.parameters_of(x, context), inverse=True)
+        return z, log_derivative.sum(1)
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> Changed:
         if torch.is_grad_enabled():
@@ -114,12 +113,10 @@ class MaskedAutoregressive(Transform):
 
         After pass i the features 1 .. i are right, whatever the others were.
         """
-        x = torch.zeros_like(z)
-        log_scale = shift = x
+        x = log_derivative = torch.zeros_like(z)
         for _ in range(self.features):
-            log_scale, shift = self.parameters_of(x, context)
-            x = torch.addcmul(shift, z, torch.exp(log_scale))
-        return x, log_scale.sum(1)
+            x, log_derivative = affine(z, self.parameters_of(x, context))
+        return x, log_derivative.sum(1)
 
 
 class MaskedLinear(nn.Linear):

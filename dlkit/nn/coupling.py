@@ -14,16 +14,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from dlkit.functional.affine import affine
 from dlkit.functional.splines import rational_quadratic
 from dlkit.nn.mlp import mlp
 from dlkit.nn.transforms import Changed, Transform, joined
-
-LOG_SCALE_BOUND = 3.0  # A log-scale bends towards +-3, so that no layer alone can overflow or lose its inverse.
-
-
-def soft_bound(raw: Tensor, bound: float = LOG_SCALE_BOUND) -> Tensor:
-    """raw / (1 + |raw| / bound): the identity at 0, within +-bound everywhere, and no saturated gradient as tanh's."""
-    return raw / (1 + raw.abs() / bound)
 
 
 class FeatureMajorLinear(nn.Linear):
@@ -53,12 +47,7 @@ class AffineElement:
         Returns:
             The moved features, and the logarithm of each one's derivative.
         """
-        raw_scale, shift = raw.chunk(2, 1)
-        log_scale = soft_bound(raw_scale)
-        if inverse:
-            log_scale = -log_scale
-            return (b - shift) * torch.exp(log_scale), log_scale
-        return torch.addcmul(shift, b, torch.exp(log_scale)), log_scale
+        return affine(b, raw, inverse)
 
 
 class SplineElement:
@@ -194,7 +183,7 @@ def couplings(
     def conditioner(read: int, moved: int) -> nn.Module:
         sizes = [read + context_features, *hidden_dims]
         layer = FeatureMajorLinear if element.feature_major else nn.Linear
-        hidden = [*mlp(sizes), nn.ReLU()] if hidden_dims else []
+        hidden = [*mlp(sizes), nn.ReLU(inplace=True)] if hidden_dims else []
         return zero_last(nn.Sequential(*hidden, layer(sizes[-1], moved * element.parameters)))
 
     sizes = len(first), len(second)

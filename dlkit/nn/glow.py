@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dlkit.nn.coupling import soft_bound, zero_last
+from dlkit.functional.affine import affine
+from dlkit.nn.coupling import zero_last
 from dlkit.nn.transforms import Chain, Changed, Transform
 from dlkit.processes import of_all
 
@@ -137,20 +138,16 @@ class ImageCoupling(Transform):
         self.fixed = channels // 2
         self.network = convolutions(self.fixed, width, 2 * (channels - self.fixed))
 
-    def parameters_of(self, fixed: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-scales and shifts of the moved half."""
-        raw, shift = self.network(fixed).to(fixed.dtype).chunk(2, 1)
-        return soft_bound(raw), shift
-
     def forward(self, z: Tensor, context: Tensor | None = None) -> Changed:
-        fixed, moved = z[:, : self.fixed], z[:, self.fixed :]
-        log_scale, shift = self.parameters_of(fixed)
-        return torch.cat([fixed, torch.addcmul(shift, moved, torch.exp(log_scale))], 1), log_scale.flatten(1).sum(1)
+        return self.moved(z, False)
 
     def inverse(self, x: Tensor, context: Tensor | None = None) -> Changed:
+        return self.moved(x, True)
+
+    def moved(self, x: Tensor, inverse: bool) -> Changed:
         fixed, moved = x[:, : self.fixed], x[:, self.fixed :]
-        log_scale, shift = self.parameters_of(fixed)
-        return torch.cat([fixed, (moved - shift) * torch.exp(-log_scale)], 1), -log_scale.flatten(1).sum(1)
+        moved, log_derivative = affine(moved, self.network(fixed).to(x.dtype), inverse)
+        return torch.cat([fixed, moved], 1), log_derivative.flatten(1).sum(1)
 
 
 def convolutions(channels: int, width: int, out_channels: int) -> nn.Sequential:

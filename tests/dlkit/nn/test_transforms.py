@@ -11,15 +11,7 @@ from torch.autograd.functional import jacobian
 
 import dlkit
 from dlkit.nn.autoregressive import MaskedAutoregressive
-from dlkit.nn.coupling import (
-    LOG_SCALE_BOUND,
-    AffineElement,
-    Couplings,
-    FeatureMajorLinear,
-    SplineElement,
-    couplings,
-    soft_bound,
-)
+from dlkit.nn.coupling import AffineElement, Couplings, FeatureMajorLinear, SplineElement, couplings
 from dlkit.nn.glow import ActNorm, Glow, ImageCoupling, InvertibleConvolution
 from dlkit.nn.transforms import Backwards, Chain
 
@@ -164,7 +156,7 @@ def test_an_autoregressive_layer_reads_only_the_features_before(backwards, conte
     reads = reads.flip(0, 1) if backwards else reads
     context = torch.randn(1, context_features).double() if context_features else None
     for _ in range(5):
-        matrix = jacobian(lambda v: layer.parameters_of(v[None], context)[1][0], torch.randn(5).double())
+        matrix = jacobian(lambda v: layer.parameters_of(v[None], context)[0, 5:], torch.randn(5).double())
         assert not matrix[~reads].any()
     # and by the masks it can read all of those
     paths = layer.head.mask[:5] @ layer.hidden[1].mask @ layer.hidden[0].mask
@@ -188,12 +180,6 @@ def test_hidden_units_of_a_masked_network_are_in_the_order_of_their_degrees():
     # The feature by feature direction fills them from the left.
     for degrees in MaskedAutoregressive(7, (20, 5), 2).degrees[1:]:
         assert torch.equal(degrees, degrees.sort().values)
-
-
-def test_log_scales_are_bounded_whatever_a_network_says():
-    raw = torch.tensor([-1e30, -1e4, 0.0, 1e-4, 1e4, 1e30])
-    assert (soft_bound(raw).abs() <= LOG_SCALE_BOUND).all()
-    assert soft_bound(raw)[3].item() == pytest.approx(1e-4, rel=1e-3)
 
 
 def test_act_norm_is_set_by_the_first_training_batch_alone():
