@@ -17,8 +17,9 @@ class Adam(torch.optim.Adam):
         w <- w - learning_rate * m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + 1e-8),    g = dL/dw + weight_decay * w
 
     torch keeps a t for each parameter, a tensor of one number, and adding 1 to each of them takes longer on a CPU than all the
-    rest of a small network's step. Here parameters that began in the same step hold one tensor between them; one that is left
-    out of a step, because it has no gradient, gets its own. State dicts are torch's: each reads the other's.
+    rest of a small network's step. Here parameters of a group that began in the same step hold one tensor between them; one
+    that sits out a step, because it has no gradient or left its group, gets its own. State dicts are torch's: each reads the
+    other's.
 
     Gradients may be clipped in every precision: a fused optimizer offers to take float16's loss scale out of the gradients
     itself, and Lightning then refuses to clip them in any mixed precision, bfloat16's too, which has no scale. This one does
@@ -29,6 +30,9 @@ class Adam(torch.optim.Adam):
         learning_rate: step size.
         betas: decay rates of both moments.
         weight_decay: adds so many times the parameters to their gradients.
+
+    Raises:
+        ValueError: a state dict of Adam's variants is loaded (`amsgrad`, `maximize`, `decoupled_weight_decay`).
     """
 
     def __init__(
@@ -40,6 +44,7 @@ class Adam(torch.optim.Adam):
     ) -> None:
         super().__init__(parameters, lr=learning_rate, betas=betas, weight_decay=weight_decay, fused=True)
         self._step_supports_amp_scaling = False
+        self._together: dict[int, list[int]] = {}  # group -> the parameters that stepped last
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -54,33 +59,34 @@ class Adam(torch.optim.Adam):
 
     def update(self, group: dict[str, Any]) -> None:
         """One step for the parameters of a group."""
+        parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+        if not parameters:
+            return
         begun: dict[torch.device, Tensor] = {}
         kinds: dict[tuple[torch.device, torch.dtype], list[nn.Parameter]] = defaultdict(list)
-        resting = []
-        for parameter in group["params"]:
-            if parameter.grad is None:
-                resting.append(parameter)
-                continue
+        for parameter in parameters:
             kinds[parameter.device, parameter.dtype].append(parameter)
             state = self.state[parameter]
             if not state:
-                state["step"] = begun.setdefault(parameter.device, torch.zeros((), device=parameter.device))
+                zero = torch.zeros((), dtype=torch.float32, device=parameter.device)
+                state["step"] = begun.setdefault(parameter.device, zero)
                 state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
                 state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-        for parameter in resting:
-            if own := self.state.get(parameter):
-                own["step"] = own["step"].clone()
-        if not kinds:
-            return
-
-        states = {kind: [self.state[parameter] for parameter in parameters] for kind, parameters in kinds.items()}
+        states = {kind: [self.state[parameter] for parameter in some] for kind, some in kinds.items()}
         counts = {id(state["step"]): state["step"] for kind in states.values() for state in kind}
+        together = [id(parameter) for parameter in parameters]
+        if together != self._together.get(id(group)):
+            for parameter, state in self.state.items():
+                if id(parameter) not in together and id(state.get("step")) in counts:
+                    state["step"] = state["step"].clone()
+            self._together[id(group)] = together
+
         torch._foreach_add_(list(counts.values()), 1)  # pyright: ignore[reportPrivateImportUsage]
         beta1, beta2 = group["betas"]
-        for kind, parameters in kinds.items():
+        for kind, some in kinds.items():
             torch._fused_adam_(  # pyright: ignore[reportPrivateImportUsage, reportCallIssue]
-                parameters,  # pyright: ignore[reportArgumentType]
-                [parameter.grad for parameter in parameters],  # pyright: ignore[reportArgumentType]
+                some,  # pyright: ignore[reportArgumentType]
+                [parameter.grad for parameter in some],  # pyright: ignore[reportArgumentType]
                 [state["exp_avg"] for state in states[kind]],
                 [state["exp_avg_sq"] for state in states[kind]],
                 [],
@@ -101,10 +107,16 @@ class Adam(torch.optim.Adam):
         return found
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """After a state was loaded: one tensor for all counts that are equal."""
+        """After a state was loaded or copied: one new tensor for all counts of a group that are equal."""
         super().__setstate__(state)
+        self._together = {}
         for group in self.param_groups:
+            for variant in ("amsgrad", "maximize", "decoupled_weight_decay"):
+                if group.get(variant):
+                    raise ValueError(f"the state is of an Adam with {variant}, which dlkit's has not: load it into torch's")
+            group["fused"] = True
             counts: dict[tuple[torch.device, float], Tensor] = {}
             for parameter in group["params"]:
                 if own := self.state.get(parameter):
-                    own["step"] = counts.setdefault((own["step"].device, float(own["step"])), own["step"])
+                    count = own["step"].to(parameter.device, torch.float32, copy=True)
+                    own["step"] = counts.setdefault((count.device, float(count)), count)

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dlkit.functional.derivatives import written_out
+
 LOG_SCALE_BOUND = 3.0  # A log-scale bends towards +-3, so that no layer alone can overflow or lose its inverse.
 
 
@@ -32,8 +34,7 @@ def affine(x: Tensor, raw: Tensor, inverse: bool = False) -> tuple[Tensor, Tenso
     Returns:
         y and log dy/dx = s, both (batch, features, *rest); of the inverse x and log dx/dy = -s.
     """
-    plain = torch.compiler.is_compiling() or not torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
-    if plain or x.dtype != raw.dtype:
+    if not written_out() or x.dtype != raw.dtype:
         return evaluate(x, raw, inverse)
     # Views, so that a second derivative by one does not go on through the other where one was made of the other.
     return Affine.apply(x.view_as(x), raw.view_as(raw), inverse)  # pyright: ignore[reportReturnType]
@@ -67,22 +68,27 @@ class Affine(torch.autograd.Function):
         else:
             scale = torch.exp(log_scale)
             y = torch.addcmul(shift, x, scale)
-        ctx.save_for_backward(x, raw, y, scale, bend)
+        ctx.save_for_backward(x, raw, scale, bend)
         ctx.inverse = inverse
         return y, log_scale
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        x, raw, y, scale, bend = ctx.saved_tensors
+        x, raw, scale, bend = ctx.saved_tensors
         if torch.is_grad_enabled():  # for a second derivative
             wanted = [tensor for tensor in (x, raw) if tensor.requires_grad]
-            found = iter(torch.autograd.grad(evaluate(x, raw, ctx.inverse), wanted, gradients, create_graph=True))
+            outputs = evaluate(x, raw, ctx.inverse)
+            kept = [number for number, output in enumerate(outputs) if output.requires_grad]  # log dy/dx is of `raw` alone
+            found = iter(
+                torch.autograd.grad([outputs[k] for k in kept], wanted, [gradients[k] for k in kept], create_graph=True)
+            )
             g_x, g_raw = (next(found) if tensor.requires_grad else None for tensor in (x, raw))
             return g_x, g_raw, None
         g_y, g_log = gradients
         g_x = g_y * scale
         if ctx.inverse:  # x = (y - t) exp(-s)
-            g_scale, g_shift = torch.addcmul(g_log, g_y, y).neg_(), -g_x
+            g_shift = -g_x
+            g_scale = torch.addcmul(g_log, g_x, x - raw.chunk(2, 1)[1]).neg_()
         else:
             g_scale, g_shift = torch.addcmul(g_log, g_x, x), g_y
         return g_x, torch.cat((g_scale.mul_(bend).mul_(bend), g_shift), 1), None

@@ -37,7 +37,7 @@ DERIVATIVE_SHIFT = math.log(math.expm1(1 - DERIVATIVE_FLOOR))
 
 
 class Bin(NamedTuple):
-    """The bin that each point falls in, or the gradient of one; (N,) each."""
+    """The bin that each point falls in, or the gradient of one; each of the points' shape."""
 
     left: Tensor  # x_k
     bottom: Tensor  # y_k
@@ -68,7 +68,7 @@ def confined(x: Tensor, raw: Tensor, bound: float) -> tuple[Tensor, Tensor | Non
 
 
 def within(point: Tensor, at: Bin, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """y and log dy/dx of points in their bins, or of the inverse x and log dx/dy; and the place t in the bin, all (N,)."""
+    """y and log dy/dx of points in their bins, or of the inverse x and log dx/dy; and the place t in the bin."""
     left, bottom, width, height, d_left, d_right = at
     t = (point - bottom) / height if inverse else (point - left) / width
     with torch.no_grad():

@@ -5,7 +5,7 @@ A spline passes through K + 1 knots (x_k, y_k) with the derivatives d_k > 0; bet
 of `dlkit.functional.spline_bins`. Here the bin that a point falls in is searched, and where a compiler is at work in
 `dlkit.functional.unrolled_splines`.
 
-Every function is differentiable twice, and computes in float32 what comes in half precision.
+Every function is differentiable twice (once where it is compiled), and computes in float32 what comes in half precision.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dlkit.functional import unrolled_splines
+from dlkit.functional.derivatives import written_out
 from dlkit.functional.spline_bins import DERIVATIVE_SHIFT, Bin, confined, derivative, differentiate, spans, within
+
+MOST_UNROLLED = 12  # bins; 16 take the compiler twice as long as the search by gathering
 
 
 def rational_quadratic(x: Tensor, raw: Tensor, bound: float, inverse: bool = False) -> tuple[Tensor, Tensor]:
@@ -82,10 +85,10 @@ def bins_first(raw: Tensor) -> Tensor:
 
 def spline(x: Tensor, raw: Tensor, bound: float, inverse: bool) -> tuple[Tensor, Tensor]:
     """Splines of points x (*shape), raw (*shape, 3K) of the circle or (*shape, 3K - 1) of the line -> y and log dy/dx."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() and raw.shape[-1] <= 3 * MOST_UNROLLED:
         return unrolled_splines.spline(x, raw.movedim(-1, 0), bound, inverse)
     point, rows = x.flatten(), bins_first(raw)
-    if not torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+    if not written_out():
         y, log_derivative, _ = evaluate(point, rows, bound, inverse)
     else:
         # Views, so that a second derivative by one does not go on through the other where one was made of the other.

@@ -65,6 +65,6 @@ def evaluate(x: Tensor, raw: Tensor, bound: float, inverse: bool) -> tuple[Tenso
 
 def spline(x: Tensor, raw: Tensor, bound: float, inverse: bool) -> tuple[Tensor, Tensor]:
     """`evaluate`, of which nothing is kept for the derivative: searching anew is faster than writing and reading it."""
-    if not torch.is_grad_enabled():
+    if not torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
         return evaluate(x, raw, bound, inverse)
     return checkpoint(evaluate, x, raw, bound, inverse, use_reentrant=False, preserve_rng_state=False)  # pyright: ignore

@@ -183,7 +183,7 @@ def couplings(
     def conditioner(read: int, moved: int) -> nn.Module:
         sizes = [read + context_features, *hidden_dims]
         layer = FeatureMajorLinear if element.feature_major else nn.Linear
-        hidden = [*mlp(sizes), nn.ReLU(inplace=True)] if hidden_dims else []
+        hidden = [*mlp(sizes), nn.ReLU()] if hidden_dims else []
         return zero_last(nn.Sequential(*hidden, layer(sizes[-1], moved * element.parameters)))
 
     sizes = len(first), len(second)

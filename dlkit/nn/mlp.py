@@ -22,7 +22,7 @@ def mlp(sizes: Sequence[int], dropout: float = 0.0) -> nn.Sequential:
         raise ValueError(f"an MLP needs at least an input and an output width, all positive, got {tuple(sizes)}")
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(sizes[:-1]):
-        layers += [nn.Linear(inputs, outputs), nn.ReLU(inplace=True)]
+        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
         if dropout:
             layers.append(nn.Dropout(dropout))
     return nn.Sequential(*layers, nn.Linear(sizes[-2], sizes[-1]))

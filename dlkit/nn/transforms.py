@@ -45,6 +45,7 @@ class Transform(nn.Module):
         """Compiles both directions in place; a module's own `compile` takes `forward` alone."""
         # What ReLU gave is kept for the gradients of the next layer's weights anyway. Unless views of it are taken anew, the
         # compiler keeps a mask of it beside, and writing that takes a CPU longer than all of a layer's other small operations.
+        # This holds for the whole process: torch has no such option of one compilation.
         torch._functorch.config.recompute_views = True
         super().compile(*args, **kwargs)
         self.inverse = torch.compile(self.inverse, *args, **kwargs)

@@ -94,6 +94,45 @@ def test_state_dicts_are_torchs(reader, tmp_path):
     assert counts(fresh) == [6, 6, 5, 5]
 
 
+def test_counts_are_shared_after_a_state_was_loaded_too():
+    sides = pair()
+    step(sides)
+    fresh = pair(seed=1)[0][1]
+    fresh.load_state_dict(sides[0][1].state_dict())
+    assert len({id(fresh.state[parameter]["step"]) for parameter in fresh.param_groups[0]["params"]}) == 1
+
+
+def test_a_state_dict_that_was_loaded_stays_as_it_was():
+    sides = pair()
+    step(sides)
+    state = sides[1][1].state_dict()
+    fresh = pair(seed=1)[0]
+    fresh[1].load_state_dict(state)
+    step((fresh,))
+    assert [float(own["step"]) for own in state["state"].values()] == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("variant", ["amsgrad", "maximize"])
+def test_the_state_of_a_variant_is_refused(variant):
+    sides = pair()
+    state = torch.optim.Adam(sides[1][0], 0.1, **{variant: True}).state_dict()
+    with pytest.raises(ValueError, match=variant):
+        sides[0][1].load_state_dict(state)
+
+
+def test_a_parameter_may_change_its_group_or_stay_away():
+    sides = pair()
+    step(sides)
+    away = [optimizer.param_groups[0]["params"].pop() for _, optimizer in sides]
+    step(sides)
+    for (_, optimizer), parameter in zip(sides, away, strict=True):
+        optimizer.add_param_group({"params": [parameter], "lr": 0.01})
+    for _ in range(2):
+        step(sides)
+        assert_equal(sides)
+    assert counts(sides[0][1]) == counts(sides[1][1]) == [4, 4, 4, 3]
+
+
 def test_a_copy_goes_on_by_itself():
     sides = pair()
     step(sides)

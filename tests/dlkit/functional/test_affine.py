@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 from dlkit.functional.affine import LOG_SCALE_BOUND, affine, evaluate, soft_bound
 
@@ -36,12 +37,14 @@ def test_the_inverse_undoes_it(shape):
 
 @SHAPES
 @DIRECTIONS
-def test_gradients_of_both_orders_are_those_of_finite_differences(shape, inverse):
+@pytest.mark.parametrize("wanted", [(True, True), (True, False), (False, True)], ids=["both", "x", "raw"])
+def test_gradients_of_both_orders_are_those_of_finite_differences(shape, inverse, wanted):
     def function(x, raw):
         return affine(x, raw, inverse)
 
-    assert torch.autograd.gradcheck(function, example(shape))
-    assert torch.autograd.gradgradcheck(function, example(shape, 1.0))
+    x, raw = (value.requires_grad_(needed) for value, needed in zip(example(shape, 1.0), wanted, strict=True))
+    assert torch.autograd.gradcheck(function, (x, raw))
+    assert torch.autograd.gradgradcheck(function, (x, raw))
 
 
 @DIRECTIONS
@@ -65,8 +68,11 @@ def test_parameters_made_of_the_point_itself_have_both_derivatives(inverse):
 @DIRECTIONS
 def test_forward_mode_knows_it_too(inverse):
     x, raw = (value.detach() for value in example((4, 2)))
-    derivative = torch.func.jvp(lambda x: affine(x, raw, inverse)[0], (x,), (torch.ones_like(x),))[1]
-    torch.testing.assert_close(derivative.log(), affine(x, raw, inverse)[1])
+    expected = affine(x, raw, inverse)[1].exp()
+    torch.testing.assert_close(torch.func.jvp(lambda x: affine(x, raw, inverse)[0], (x,), (torch.ones_like(x),))[1], expected)
+    with forward_ad.dual_level():
+        dual = affine(forward_ad.make_dual(x, torch.ones_like(x)), raw, inverse)[0]
+        torch.testing.assert_close(forward_ad.unpack_dual(dual).tangent, expected)
 
 
 def test_log_scales_are_bounded_whatever_a_network_says():
