@@ -16,8 +16,8 @@ class Adam(torch.optim.Adam):
         m <- beta1 m + (1 - beta1) g,    v <- beta2 v + (1 - beta2) g^2,
         w <- w - learning_rate * m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + 1e-8),    g = dL/dw + weight_decay * w
 
-    torch keeps a t for each parameter, a tensor of one number, and adding 1 to each of them takes longer on a CPU than all the
-    rest of a small network's step. Here parameters of a group that began in the same step hold one tensor between them; one
+    torch keeps a t for each parameter, a tensor of one number, and adding 1 to each of them takes longer on a CPU than the
+    update itself where they are small. Here parameters of a group that began in the same step hold one tensor between them; one
     that sits out a step, because it has no gradient or left its group, gets its own. State dicts are torch's: each reads the
     other's.
 
@@ -108,12 +108,12 @@ class Adam(torch.optim.Adam):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """After a state was loaded or copied: one new tensor for all counts of a group that are equal."""
+        for variant in ("amsgrad", "maximize", "decoupled_weight_decay"):
+            if any(group.get(variant) for group in state["param_groups"]):
+                raise ValueError(f"the state is of an Adam with {variant}, which dlkit's has not: load it into torch's")
         super().__setstate__(state)
         self._together = {}
         for group in self.param_groups:
-            for variant in ("amsgrad", "maximize", "decoupled_weight_decay"):
-                if group.get(variant):
-                    raise ValueError(f"the state is of an Adam with {variant}, which dlkit's has not: load it into torch's")
             group["fused"] = True
             counts: dict[tuple[torch.device, float], Tensor] = {}
             for parameter in group["params"]:

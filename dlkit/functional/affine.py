@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dlkit.functional.derivatives import written_out
+from dlkit.functional.derivatives import differentiably, written_out
 
 LOG_SCALE_BOUND = 3.0  # A log-scale bends towards +-3, so that no layer alone can overflow or lose its inverse.
 
 
-def soft_bound(raw: Tensor, bound: float = LOG_SCALE_BOUND) -> Tensor:
-    """raw / (1 + |raw| / bound): the identity at 0, within +-bound everywhere, and no saturated gradient as tanh's."""
-    return raw / (1 + raw.abs() / bound)
+def soft_bound(raw: Tensor) -> Tensor:
+    """raw / (1 + |raw| / 3): close to the identity at 0, within +-3 everywhere, and no saturated gradient as tanh's."""
+    return raw / (1 + raw.abs() / LOG_SCALE_BOUND)
 
 
 def affine(x: Tensor, raw: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
@@ -76,14 +76,7 @@ class Affine(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, raw, scale, bend = ctx.saved_tensors
         if torch.is_grad_enabled():  # for a second derivative
-            wanted = [tensor for tensor in (x, raw) if tensor.requires_grad]
-            outputs = evaluate(x, raw, ctx.inverse)
-            kept = [number for number, output in enumerate(outputs) if output.requires_grad]  # log dy/dx is of `raw` alone
-            found = iter(
-                torch.autograd.grad([outputs[k] for k in kept], wanted, [gradients[k] for k in kept], create_graph=True)
-            )
-            g_x, g_raw = (next(found) if tensor.requires_grad else None for tensor in (x, raw))
-            return g_x, g_raw, None
+            return *differentiably(evaluate(x, raw, ctx.inverse), (x, raw), gradients), None  # pyright: ignore[reportReturnType]
         g_y, g_log = gradients
         g_x = g_y * scale
         if ctx.inverse:  # x = (y - t) exp(-s)

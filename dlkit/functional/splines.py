@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dlkit.functional import unrolled_splines
-from dlkit.functional.derivatives import written_out
+from dlkit.functional.derivatives import differentiably, written_out
 from dlkit.functional.spline_bins import DERIVATIVE_SHIFT, Bin, confined, derivative, differentiate, spans, within
 
 MOST_UNROLLED = 12  # bins; 16 take the compiler twice as long as the search by gathering
@@ -159,10 +159,7 @@ class Spline(torch.autograd.Function):
         x, raw, t, *pieces = ctx.saved_tensors
         if torch.is_grad_enabled():  # for a second derivative
             outputs = evaluate(x, raw, ctx.bound, ctx.inverse)[:2]
-            wanted = [tensor for tensor in (x, raw) if tensor.requires_grad]
-            found = iter(torch.autograd.grad(outputs, wanted, gradients, create_graph=True))
-            g_x, g_raw = (next(found) if tensor.requires_grad else None for tensor in (x, raw))
-            return g_x, g_raw, None, None
+            return *differentiably(outputs, (x, raw), gradients), None, None  # pyright: ignore[reportReturnType]
         at, found = Bin(*pieces[: len(Bin._fields)]), Search(*pieces[len(Bin._fields) :])
         g_value, g_log = gradients
         _, inside = confined(x, raw, ctx.bound)

@@ -139,12 +139,13 @@ class ImageCoupling(Transform):
         self.network = convolutions(self.fixed, width, 2 * (channels - self.fixed))
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> Changed:
-        return self.moved(z, False)
+        return self.move(z, False)
 
     def inverse(self, x: Tensor, context: Tensor | None = None) -> Changed:
-        return self.moved(x, True)
+        return self.move(x, True)
 
-    def moved(self, x: Tensor, inverse: bool) -> Changed:
+    def move(self, x: Tensor, inverse: bool) -> Changed:
+        """Either direction: (batch, channels, h, w) -> the same shape, and log-determinants (batch,)."""
         fixed, moved = x[:, : self.fixed], x[:, self.fixed :]
         moved, log_derivative = affine(moved, self.network(fixed).to(x.dtype), inverse)
         return torch.cat([fixed, moved], 1), log_derivative.flatten(1).sum(1)

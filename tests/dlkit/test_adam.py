@@ -116,8 +116,10 @@ def test_a_state_dict_that_was_loaded_stays_as_it_was():
 def test_the_state_of_a_variant_is_refused(variant):
     sides = pair()
     state = torch.optim.Adam(sides[1][0], 0.1, **{variant: True}).state_dict()
+    step(sides)
     with pytest.raises(ValueError, match=variant):
         sides[0][1].load_state_dict(state)
+    assert counts(sides[0][1]) == [1, 1, 1, 1]
 
 
 def test_a_parameter_may_change_its_group_or_stay_away():

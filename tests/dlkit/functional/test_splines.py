@@ -129,12 +129,29 @@ def test_what_a_compiler_is_given_is_the_same_spline(spline, size, inverse):
         torch.testing.assert_close(compiled(x, raw, inverse=inverse), sides[0], rtol=1e-9, atol=1e-9)
 
 
+def test_a_compiler_searches_among_many_bins():
+    x, raw = example(3 * 16 - 1, count=50)
+    torch._dynamo.reset()
+    compiled = torch.compile(LINE, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x, raw), LINE(x, raw), rtol=1e-9, atol=1e-9)
+
+
+def test_a_compiled_function_may_take_the_derivative_by_functorch():
+    def slope(x, raw):
+        return torch.func.grad(lambda x: LINE(x, raw)[0].sum())(x)
+
+    x, raw = example(3 * BINS - 1, count=50)
+    torch._dynamo.reset()
+    compiled = torch.compile(slope, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x, raw), LINE(x, raw)[1].exp(), rtol=1e-8, atol=1e-8)
+
+
 @KINDS
 @DIRECTIONS
 def test_what_a_compiler_is_given_has_finite_gradients(spline, size, inverse):
     x, raw = example(size, dtype=torch.float32, scale=30.0)
     torch._dynamo.reset()
-    assert_finite_gradients(torch.compile(spline, backend="aot_eager"), 1.2 * x, raw, inverse)
+    assert_finite_gradients(torch.compile(spline, backend="aot_eager", fullgraph=True), 1.2 * x, raw, inverse)
 
 
 @KINDS
