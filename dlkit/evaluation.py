@@ -22,7 +22,7 @@ import dlkit
 from dlkit.callbacks import Quality, RandomState, Translations
 from dlkit.callbacks.drawing import grid, is_image, square
 from dlkit.errors import USER_ERRORS, CommandLineError, explain
-from dlkit.processes import accelerator
+from dlkit.processes import accelerator, keep_freed_memory
 from dlkit.protocols import FitsLatentDensity, HasBaselines, HasTrivialBaselines, Samples
 
 MEASURES: tuple[type[L.Callback], ...] = (Quality, Translations)
@@ -52,6 +52,7 @@ def silence_nags() -> None:
 def explain_errors(main: Callable[[], None]) -> int:
     """Runs a script's main function; a failure that a user can mend is one sentence and exit code 1."""
     silence_nags()
+    keep_freed_memory()
     try:
         main()
     except (*USER_ERRORS, CommandLineError) as error:

@@ -28,7 +28,7 @@ from dlkit.cli import LINKED, LINKED_ALWAYS, LOGS, options_of, recipe_classes, s
 from dlkit.errors import USER_ERRORS, CommandLineError, explain
 from dlkit.evaluation import measure, silence_nags
 from dlkit.method import Method, read_checkpoint
-from dlkit.processes import accelerator
+from dlkit.processes import accelerator, keep_freed_memory
 
 SETTINGS = ("config", "seed_everything", "print_config", "model", "data", "trainer", "checkpoint", "pictures")
 
@@ -260,6 +260,7 @@ def run(
         CommandLineError: the command makes no sense.
     """
     silence_nags()
+    keep_freed_memory()
     sys.path.append(os.getcwd())  # so that `--model my_module.MyVAE` finds a user's own file
     torch.set_float32_matmul_precision("high")
     classes = choose_classes(path, arguments)

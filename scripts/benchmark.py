@@ -1,4 +1,4 @@
-"""Measures dlkit against hand-written PyTorch loops and against its peers, in one process, in turn, by medians.
+"""Measures dlkit against hand-written PyTorch loops and against its peers, in turn, by medians.
 
     python scripts/benchmark.py [SECTION ...] [--repeats 7] [--threads 1] [--steps N] [--json FILE] [--table FILE]
     python scripts/benchmark.py latent adversarial flows graphs --repeats 3 --table docs/speed.md
@@ -8,26 +8,33 @@ the loops of PyTorch-GAN. sequences: a language model against a bare loop, a tra
 many sentences at once. flows: normalizing flows against zuko, nflows, normflows and a plain loop. graphs: message passing
 against torch_geometric's layers. The files in benchmarks/ say what is compared with what; without a section all are measured.
 
-Times depend on the machine and on its load; the ratios much less, because the rivals take turns. On a machine that others use,
+Times depend on the machine and on its load; the ratios much less, because the rivals take turns, each in a process of its own,
+and because a round is taken again when the machine became slower meanwhile (waiting for it takes ten minutes in all at most, and
+is not done with --steps). Threads are bound to cores, so that no scheduler puts two on one. On a machine that others use,
 --threads 1 gives steadier ratios: threads that wait for each other lose their time slices. A rival that is not installed is
-named in its row: pip install dlkit[bench], and pip install --no-deps torchgan==0.1.0, which would bring torchvision along
-and runs here without it. Joey NMT is installed as benchmarks/joeynmt_rival.py says.
+named in its row: pip install dlkit[bench], and pip install --no-deps torchgan==0.1.0, which would bring torchvision along and
+runs here without it. Joey NMT is installed as benchmarks/joeynmt_rival.py says.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+os.environ.setdefault("OMP_PROC_BIND", "true")  # read when torch is imported
+
 import torch
 from benchmarks import adversarial, flows, graphs, latent, sequences
 from benchmarks.timing import Row, in_markdown, show, show_header
+from benchmarks.turns import start
 
 from dlkit.evaluation import silence_nags
 
+PATIENCE = 600.0  # seconds
 SECTIONS = ("latent", "adversarial", "sequences", "flows", "graphs")
 
 
@@ -48,11 +55,10 @@ def main() -> None:
         parser.error(f"--repeats {arguments.repeats}: a median needs at least 2")
     if arguments.steps is not None and arguments.steps < 1:
         parser.error(f"--steps {arguments.steps}: a turn has at least 1")
-    if arguments.threads is not None:
-        torch.set_num_threads(arguments.threads)
+    threads = start(arguments.threads, PATIENCE if arguments.steps is None else 0)
     silence_nags()
     torch.manual_seed(0)
-    conditions = f"torch {torch.__version__}, {torch.get_num_threads()} threads, medians of {arguments.repeats} turns"
+    conditions = f"torch {torch.__version__}, {threads} threads bound to cores, medians of {arguments.repeats} turns"
     print(conditions)
     show_header()
     made: dict[str, Callable[[], Iterator[Row]]] = {

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import importlib.util
 import statistics
-import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
@@ -30,8 +29,9 @@ from dlkit.adversarial.latent import LatentAdversarialMethod
 from dlkit.batches import Examples
 
 from .adversarial_rivals import PENALTY_WEIGHT, as_dcgan_script, as_wgan_gp_script, by_hand
-from .timing import Held, Row, Stopwatch, absent, cpu, excess, fit, quiet, ratio, row, take_turns
+from .timing import Held, Row, Stopwatch, absent, cpu, excess, fit, ratio, row
 from .torchgan_rival import TorchganGAN, TorchganWGAN, torchgan_fit
+from .turns import take_turns
 
 BATCH_SIZE = 64  # pictures of a player's step
 PLANAR_BATCH_SIZE = 256
@@ -71,17 +71,15 @@ class Bench:
         """
         steps = self.steps or steps
         warm_up = min(WARM_UP, steps)
-        watches: dict[str, list[Stopwatch]] = {"ours": [], "theirs": []}
 
-        def turn(name: str, rival: Rival) -> float:
+        def turn(rival: Rival) -> Stopwatch:
             watch = Stopwatch(warm_up, warm_up + steps)
             rival(watch)
-            watches[name].append(watch)
-            return watch.milliseconds_a_step()
+            return watch
 
-        with quiet():
-            times = take_turns(self.repeats, {"ours": lambda: turn("ours", ours), "theirs": lambda: turn("theirs", theirs)})
-        return times, ", ".join(described(watched[1:], examples) for watched in watches.values())
+        watches = take_turns(self.repeats, {"ours": lambda: lambda: turn(ours), "theirs": lambda: lambda: turn(theirs)})
+        times = {name: [watch.milliseconds_a_step() for watch in watched] for name, watched in watches.items()}
+        return times, ", ".join(described(watched, examples) for watched in watches.values())
 
 
 def described(watches: list[Stopwatch], examples: int) -> str:
@@ -105,8 +103,7 @@ def trainer(build: Callable[[], LatentAdversarialMethod], data: MemoryData, prec
                 return step(player, *arguments)
 
         method.step = timed  # pyright: ignore[reportAttributeAccessIssue]
-        with tempfile.TemporaryDirectory() as folder:
-            fit(lambda: method, data, folder, max_steps=watch.total, watch=watch, precision=precision)
+        fit(lambda: method, data, max_steps=watch.total, watch=watch, precision=precision)
 
     return rival
 

@@ -16,6 +16,7 @@ from torch.optim import Adam
 from torch.utils.data import DataLoader
 
 import dlkit
+from dlkit.processes import keep_freed_memory
 
 from .timing import Stopwatch
 
@@ -32,12 +33,13 @@ def noise(method: Any, real: Tensor) -> Tensor:
 
 def by_hand(method: dlkit.GAN, x: Tensor, batch_size: int, watch: Stopwatch) -> None:
     """The loop of somebody who knows what costs time: whole batches by index, fused Adam, fakes without a graph, one pass of
-    the critic over both halves, and no gradients of the critic's parameters in the generator's step.
+    the critic over both halves, no gradients of the critic's parameters in the generator's step, and freed memory is kept.
 
     Args:
         method: for its networks, its latents and its optimizers' settings.
         x: all examples, (n, *data_shape), bytes or float32.
     """
+    keep_freed_memory()
     generator, critic = method.generator, method.critic
     critic_optimizer = Adam(critic.parameters(), method.learning_rate, method.betas, fused=True)
     generator_optimizer = Adam(generator.parameters(), method.learning_rate, method.betas, fused=True)

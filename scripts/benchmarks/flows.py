@@ -18,7 +18,6 @@ from __future__ import annotations
 import math
 import os
 import statistics
-import tempfile
 from collections.abc import Callable, Iterator
 from itertools import cycle
 
@@ -30,11 +29,13 @@ import dlkit
 from datamodules.base import MemoryData
 from dlkit.batches import Examples
 from dlkit.flows.flow import TransformName
+from dlkit.processes import keep_freed_memory
 
 from .flows_rivals import BOUND, HIDDEN, INSTALL, LEARNING_RATE, RIVALS, Contender, Sizes, by_hand, contender, installed
-from .timing import Row, Stopwatch, absent, fit, quiet, ratio, row, seconds, take_turns
+from .timing import Row, Stopwatch, absent, fit, milliseconds, ratio, row
+from .turns import alone, take_turns
 
-STEPS = 20  # of a turn, or samples drawn in it
+STEPS = 30  # of a turn, or samples drawn in it
 LOOP_STEPS = 200  # of a turn against the loop by hand
 WARM_UP = 10
 BATCHES = 16  # trained on in turn
@@ -68,7 +69,8 @@ def build(transform: TransformName, sizes: Sizes) -> dlkit.Flow:
 
 
 def ours(transform: TransformName, sizes: Sizes, compiled: bool = False) -> Contender:
-    """dlkit's flow."""
+    """dlkit's flow, in a process like the command line's."""
+    keep_freed_memory()
     flow = build(transform, sizes)
     if compiled:
         flow.network.compile()
@@ -79,12 +81,15 @@ def why_not_compiled() -> str:
     """Why `torch.compile` does not work here; nothing where it does."""
     if os.environ.get("TORCH_COMPILE_DISABLE") == "1":
         return "TORCH_COMPILE_DISABLE is 1"
-    try:
-        with quiet():
+
+    def tried() -> str:
+        try:
             torch.compile(lambda x: x.sin() + 1)(torch.ones(8))
-    except Exception as error:  # of many kinds: no compiler, no headers, a folder that nothing may be written to
-        return f"torch.compile fails: {str(error).strip().splitlines()[0]}"
-    return ""
+        except Exception as error:  # of many kinds: no compiler, no headers, a folder that nothing may be written to
+            return f"torch.compile fails: {str(error).strip().splitlines()[0]}"
+        return ""
+
+    return alone(tried)
 
 
 # Steps and samples ---------------------------------------------------------------------------------------------------
@@ -100,7 +105,7 @@ def stepping(flow: Contender, sizes: Sizes, steps: int) -> Callable[[], float]:
         loss.backward()
         flow.optimizer.step()
 
-    return lambda: 1e3 * seconds(lambda: [step() for _ in range(steps)]) / steps
+    return lambda: milliseconds(step, steps)
 
 
 def sampling(flow: Contender, sizes: Sizes, steps: int) -> Callable[[], float]:
@@ -110,7 +115,7 @@ def sampling(flow: Contender, sizes: Sizes, steps: int) -> Callable[[], float]:
     def sample() -> Tensor:
         return flow.sample(sizes.batch)
 
-    return lambda: 1e3 * seconds(lambda: [sample() for _ in range(steps)]) / steps
+    return lambda: milliseconds(sample, steps)
 
 
 class Bench:
@@ -136,24 +141,27 @@ class Bench:
             targets: of a step, and of samples, against each rival.
             compiled_target: of both when compiled, against the fastest rival; None where nothing is compiled.
         """
-        rivals = {name: rival(sizes) for name, rival in RIVALS[transform].items() if installed(name)}
-        flows = {"dlkit": ours(transform, sizes), **rivals}
+        rivals = {name: rival for name, rival in RIVALS[transform].items() if installed(name)}
+        flows: dict[str, Callable[[], Contender]] = {"dlkit": lambda: ours(transform, sizes)}
+        flows |= {name: lambda rival=rival: rival(sizes) for name, rival in rivals.items()}
+        sizes_of = {name: alone(lambda flow=flow: flow().parameters) for name, flow in flows.items()}
         if compiled_target and rivals and not self.not_compiled:
-            flows["compiled"] = ours(transform, sizes, compiled=True)
+            flows["compiled"] = lambda: ours(transform, sizes, compiled=True)
         what = f"{transform} {sizes.layers} x {sizes.features}-D"
         parts = (f"step of {sizes.batch}", stepping), (f"{sizes.batch} samples", sampling)
         for (part, turn), target in zip(parts, targets, strict=True):
-            times = take_turns(self.repeats, {name: turn(flow, sizes, self.steps) for name, flow in flows.items()})
+            turns = {name: lambda flow=flow, turn=turn: turn(flow(), sizes, self.steps) for name, flow in flows.items()}
+            times = take_turns(self.repeats, turns)
             for name in RIVALS[transform]:
                 line = f"{what}, {part}: dlkit, {name}"
                 if name in rivals:
-                    yield against(line, times, "dlkit", name, target, parameters(flows["dlkit"], flows[name]))
+                    yield against(line, times, "dlkit", name, target, parameters(sizes_of["dlkit"], sizes_of[name]))
                 else:
                     yield absent(line, target, name.split()[0], INSTALL)
             if compiled_target:
-                yield self.compiled(f"{what}, {part}: compiled", times, rivals, compiled_target)
+                yield self.compiled(f"{what}, {part}: compiled", times, list(rivals), compiled_target)
 
-    def compiled(self, line: str, times: Times, rivals: dict[str, Contender], target: str) -> Row:
+    def compiled(self, line: str, times: Times, rivals: list[str], target: str) -> Row:
         """Against the fastest rival."""
         if "compiled" not in times:
             return Row(line, None, None, "", "-", target, self.not_compiled or f"no rival is installed: {INSTALL}")
@@ -168,12 +176,10 @@ def against(line: str, times: Times, name: str, rival: str, target: str, note: s
     return row(line, pair, "ms", f"{ratio(pair['theirs'], pair['ours']):.2f}x", target, note)
 
 
-def parameters(ours: Contender, theirs: Contender) -> str:
+def parameters(ours: int, theirs: int) -> str:
     """How many each has; a rival may have more, where its library has no smaller flow."""
-    assert theirs.parameters >= ours.parameters, "the rival is smaller"
-    if theirs.parameters == ours.parameters:
-        return f"{ours.parameters:,} parameters each"
-    return f"{ours.parameters:,} and {theirs.parameters:,} parameters"
+    assert theirs >= ours, "the rival is smaller"
+    return f"{ours:,} parameters each" if theirs == ours else f"{ours:,} and {theirs:,} parameters"
 
 
 # The Trainer ---------------------------------------------------------------------------------------------------------
@@ -197,8 +203,7 @@ def against_a_loop(repeats: int, steps: int) -> Row:
 
     def trainer() -> float:
         watch = Stopwatch(WARM_UP, total)
-        with tempfile.TemporaryDirectory() as folder:
-            fit(lambda: build("affine", AFFINE), data, folder, max_steps=total, watch=watch)
+        fit(lambda: build("affine", AFFINE), data, max_steps=total, watch=watch)
         return watch.milliseconds_a_step()
 
     def loop() -> float:
@@ -206,8 +211,7 @@ def against_a_loop(repeats: int, steps: int) -> Row:
         by_hand(build("affine", AFFINE), data.x, AFFINE.batch, watch)
         return watch.milliseconds_a_step()
 
-    with quiet():
-        times = take_turns(repeats, {"ours": trainer, "theirs": loop})
+    times = take_turns(repeats, {"ours": lambda: trainer, "theirs": lambda: loop})
     name = f"affine {AFFINE.layers} x {AFFINE.features}-D, step of {AFFINE.batch}: Trainer, loop by hand"
     return row(
         name, times, "ms", f"{1 / ratio(times['theirs'], times['ours']):.2f}x", "at most 1.1x", "torch's fused Adam by hand"
@@ -219,7 +223,7 @@ def against_a_loop(repeats: int, steps: int) -> Row:
 
 def growth(what: str, grown: dict[int, Sizes], repeats: int, steps: int) -> Row:
     """How a step grows: the exponent."""
-    turns = {str(size): stepping(ours("affine", sizes), sizes, steps) for size, sizes in grown.items()}
+    turns = {str(size): lambda sizes=sizes: stepping(ours("affine", sizes), sizes, steps) for size, sizes in grown.items()}
     times = take_turns(repeats, turns)
     medians = [statistics.median(turn) for turn in times.values()]
     exponent = float(np.polyfit([math.log(size) for size in grown], np.log(medians), 1)[0])

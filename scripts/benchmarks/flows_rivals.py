@@ -8,18 +8,17 @@ parameters; zuko's couplings take its spline too, with as many as ours.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
 
 import dlkit
 from dlkit.batches import Examples
+from dlkit.processes import keep_freed_memory
 
 from .timing import Stopwatch
 
@@ -67,7 +66,8 @@ def contender(
 
 
 def by_hand(method: dlkit.Flow, x: Tensor, batch_size: int, watch: Stopwatch) -> None:
-    """The loop of somebody who knows what costs time: whole batches by index, and fused Adam."""
+    """The loop of somebody who knows what costs time: whole batches by index, fused Adam, and freed memory is kept."""
+    keep_freed_memory()
     optimizer = torch.optim.Adam(method.parameters(), lr=method.learning_rate, fused=True)
     while True:
         for rows in torch.randperm(len(x)).split(batch_size):
@@ -83,36 +83,16 @@ def by_hand(method: dlkit.Flow, x: Tensor, batch_size: int, watch: Stopwatch) ->
 # zuko ----------------------------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def as_zuko_likes() -> Iterator[None]:
-    """Without the argument checks of distributions, which zuko switches off for the whole process when it is imported."""
-    Distribution.set_default_validate_args(False)
-    try:
-        yield
-    finally:
-        Distribution.set_default_validate_args(__debug__)
-
-
 def zuko_contender(build: Callable[[Any], nn.Module]) -> Contender:
     """Of zuko's flows, from which every call makes a distribution.
 
     Args:
-        build: makes one, given zuko.
+        build: makes one, given zuko, which switches the argument checks of distributions off for its whole process.
     """
-    with as_zuko_likes():
-        import zuko  # pyright: ignore[reportMissingImports]
+    import zuko  # pyright: ignore[reportMissingImports]
 
-        flow = build(zuko)
-
-    def loss(x: Tensor) -> Tensor:
-        with as_zuko_likes():
-            return -flow().log_prob(x).mean()
-
-    def sample(number: int) -> Tensor:
-        with as_zuko_likes():
-            return flow().sample((number,))
-
-    return contender(flow, loss, sample)
+    flow: Any = build(zuko)
+    return contender(flow, lambda x: -flow().log_prob(x).mean(), lambda number: flow().sample((number,)))
 
 
 def zuko_affine(sizes: Sizes) -> Contender:

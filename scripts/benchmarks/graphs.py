@@ -32,10 +32,13 @@ import torch
 from torch import Tensor, nn
 
 import dlkit
+from dlkit.adam import Adam
 from dlkit.batches import Graphs
+from dlkit.processes import keep_freed_memory
 
 from . import bags
-from .timing import Row, ratio, row, seconds, take_turns
+from .timing import Row, ratio, row, seconds
+from .turns import alone, take_turns
 
 MOLECULES, BATCH = 2000, 64
 NODE_FEATURES, BONDS = 11, 4
@@ -120,7 +123,8 @@ class NNConvNet(nn.Module):
 
 
 def ours(edge_features: int) -> dlkit.MPNN:
-    """dlkit's."""
+    """dlkit's, in a process like the command line's."""
+    keep_freed_memory()
     return dlkit.MPNN(
         NODE_FEATURES, edge_features, 1, None, rounds=ROUNDS, hidden_size=HIDDEN, edge_hidden_size=EDGE_HIDDEN,
         readout="set2set", readout_steps=READOUT_STEPS,
@@ -158,20 +162,30 @@ def stepping(network: nn.Module, optimizer: torch.optim.Optimizer, batches: list
     return lambda: 1e3 * seconds(lambda: [step() for _ in range(steps)]) / steps
 
 
+def difference_of_outputs(edge_features: int, batch: Graphs) -> float:
+    """The largest between both networks with the same weights."""
+    method, theirs = ours(edge_features), NNConvNet(edge_features)
+    give_weights(theirs, method)
+    with torch.no_grad():
+        return float((method(batch) - theirs(batch)).abs().max())
+
+
 def against_nn_conv(kind: str, target: str, repeats: int, steps: int) -> Row:
     """A step of both."""
     batches = molecules(kind)
     features = batches[0].edge_attr.shape[1]
-    method, theirs = ours(features), NNConvNet(features)
-    give_weights(theirs, method)
-    with torch.no_grad():
-        difference = float((method(batches[0]) - theirs(batches[0])).abs().max())
+    difference = alone(lambda: difference_of_outputs(features, batches[0]))
     assert difference < 1e-5, f"outputs differ by {difference}"
-    rivals = {
-        "ours": stepping(method, method.configure_optimizers(), batches, steps),
-        "theirs": stepping(theirs, torch.optim.Adam(theirs.parameters(), 1e-3), batches, steps),
-    }
-    times = take_turns(repeats, rivals)
+
+    def our_turn() -> Callable[[], float]:
+        method = ours(features)
+        return stepping(method, method.configure_optimizers(), batches, steps)
+
+    def their_turn() -> Callable[[], float]:
+        network = NNConvNet(features)
+        return stepping(network, torch.optim.Adam(network.parameters(), 1e-3), batches, steps)
+
+    times = take_turns(repeats, {"ours": our_turn, "theirs": their_turn})
     edges = sum(batch.edge_index.shape[1] for batch in batches) / (len(batches) * BATCH)
     note = f"{edges:.0f} edges a molecule; outputs differ by {difference:.0e} at the most"
     name, value = f"{kind}, step of {BATCH}: dlkit, NNConv", f"{ratio(times['theirs'], times['ours']):.1f}x"
@@ -199,9 +213,8 @@ def peak(kind: str, name: str) -> float:
     """Megabytes that one step takes; to be called in a process of its own."""
     batches = molecules(kind, BATCH)
     features = batches[0].edge_attr.shape[1]
-    method = ours(features)
-    network = method if name == "ours" else NNConvNet(features)
-    turn = stepping(network, method.configure_optimizers(), batches, 1)
+    network = ours(features) if name == "ours" else NNConvNet(features)
+    turn = stepping(network, Adam(network.parameters(), 1e-3), batches, 1)
     before = peak_so_far()
     turn()
     return peak_so_far() - before
@@ -218,8 +231,9 @@ def peak_so_far() -> float:
 
 def growth(repeats: int) -> Row:
     """How a step grows with the edges: the exponent."""
-    turns = {}
-    for edges in EDGES:
+
+    def turn(edges: int) -> Callable[[], float]:
+        keep_freed_memory()
         nodes = edges // DEGREE
         target = torch.arange(nodes).repeat_interleave(DEGREE)
         steps = torch.cat([torch.arange(-DEGREE // 2, 0), torch.arange(1, DEGREE // 2 + 1)])
@@ -227,8 +241,9 @@ def growth(repeats: int) -> Row:
         ptr = torch.tensor([0, nodes])
         batch = Graphs(torch.randn(nodes, NODE_FEATURES), ends, torch.randn(edges, 5), ptr, torch.zeros(1, 1))
         method = dlkit.MPNN(NODE_FEATURES, 5, 1, None, rounds=2, hidden_size=16, edge_hidden_size=16, readout="sum")
-        turns[f"{edges:,}"] = stepping(method, method.configure_optimizers(), [batch], 1)
-    times = take_turns(repeats, turns)
+        return stepping(method, method.configure_optimizers(), [batch], 1)
+
+    times = take_turns(repeats, {f"{edges:,}": lambda edges=edges: turn(edges) for edges in EDGES})
     medians = [statistics.median(turn) for turn in times.values()]
     exponent = float(np.polyfit([math.log(edges) for edges in EDGES], np.log(medians), 1)[0])
     note = ", ".join(f"{time:.0f}" for time in medians) + f" ms at {', '.join(times)} edges"

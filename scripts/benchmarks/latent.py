@@ -27,12 +27,15 @@ import dlkit
 from datamodules.mnist import MNIST
 from dlkit.batches import Examples
 from dlkit.method import Method
+from dlkit.processes import keep_freed_memory
 
 from .latent_rivals import BATCH_SIZE, LATENT_DIM, plain_loop, pythae_fit, pythae_twin
-from .timing import Held, Row, absent, excess, fit, quiet, ratio, row, seconds, take_turns
+from .timing import Held, Row, absent, excess, fit, ratio, row, seconds
+from .turns import alone, take_turns
 
 IMAGES = 20_000  # trained on
 SAMPLES = 10_000  # drawn at once
+SAMPLING = f"{SAMPLES:,} samples: dlkit, pythae"
 PYTHAE = importlib.util.find_spec("pythae") is not None
 INSTALL = "pip install dlkit[bench]"
 
@@ -76,14 +79,13 @@ def against_the_plain_loop(
 ) -> dict[str, list[float]]:
     """Milliseconds a step of the Trainer ("ours") and of the plain loop ("theirs")."""
     data = Held(examples, batch_size)
-    with tempfile.TemporaryDirectory() as folder, quiet():
-        return take_turns(
-            repeats,
-            {
-                "ours": lambda: fit(build, data, folder, max_steps=max_steps).milliseconds_a_step(),
-                "theirs": lambda: plain_loop(build, examples, batch_size, max_steps),
-            },
-        )
+    return take_turns(
+        repeats,
+        {
+            "ours": lambda: lambda: fit(build, data, max_steps=max_steps).milliseconds_a_step(),
+            "theirs": lambda: lambda: plain_loop(build, examples, batch_size, max_steps),
+        },
+    )
 
 
 def against_pythae(examples: Examples, repeats: int, epochs: int = 2) -> dict[str, list[float]]:
@@ -91,11 +93,10 @@ def against_pythae(examples: Examples, repeats: int, epochs: int = 2) -> dict[st
     data = Held(examples, BATCH_SIZE)
 
     def ours() -> float:
-        watch = fit(build_vae, data, folder, epochs=epochs)
+        watch = fit(build_vae, data, epochs=epochs)
         return (watch.ended - watch.started) / epochs
 
-    with tempfile.TemporaryDirectory() as folder, quiet():
-        return take_turns(repeats, {"ours": ours, "theirs": lambda: pythae_fit(examples, folder, epochs)})
+    return take_turns(repeats, {"ours": lambda: ours, "theirs": lambda: lambda: pythae_fit(examples, epochs)})
 
 
 def training(examples: Examples, source: str, repeats: int) -> Iterator[Row]:
@@ -121,29 +122,33 @@ def training(examples: Examples, source: str, repeats: int) -> Iterator[Row]:
 
 def sampling_rows(method: Any, twin: Any, repeats: int) -> Iterator[Row]:
     """The rows about drawing images: in memory, and with each one's own way of saving them."""
-    from pythae.samplers import NormalSampler  # pyright: ignore[reportMissingImports]
 
-    sampler = NormalSampler(twin)
-    with torch.no_grad():
-        times = take_turns(
-            repeats,
-            {
-                "ours": lambda: seconds(lambda: method.sample(SAMPLES)),
-                "theirs": lambda: seconds(lambda: sampler.sample(SAMPLES)),
-            },
-        )
-        yield row(sampling_name(), times, "s", f"{ratio(times['theirs'], times['ours']):.1f}x", "", "in memory")
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder, "samples.npz")
-            times = take_turns(
-                1,
-                {
-                    "ours": lambda: seconds(lambda: np.savez(file, x=method.sample(SAMPLES).numpy())),
-                    "theirs": lambda: seconds(lambda: sampler.sample(SAMPLES, output_dir=folder)),
-                },
-            )
-    note = "saved: one npz, a PNG each"
-    yield row(sampling_name(), times, "s", f"{ratio(times['theirs'], times['ours']):.1f}x", "", note)
+    def ours(save: bool) -> Callable[[], float]:
+        keep_freed_memory()  # as sample.py does
+
+        def turn() -> None:
+            with tempfile.TemporaryDirectory() as folder:
+                x = method.sample(SAMPLES)
+                if save:
+                    np.savez(Path(folder, "samples.npz"), x=x.numpy())
+
+        return lambda: seconds(turn)
+
+    def theirs(save: bool) -> Callable[[], float]:
+        from pythae.samplers import NormalSampler  # pyright: ignore[reportMissingImports]
+
+        sampler = NormalSampler(twin)
+
+        @torch.no_grad()
+        def turn() -> None:
+            with tempfile.TemporaryDirectory() as folder:
+                sampler.sample(SAMPLES, output_dir=folder if save else None)  # pyright: ignore[reportArgumentType]
+
+        return lambda: seconds(turn)
+
+    for save, turns, note in ((False, repeats, "in memory"), (True, 1, "saved: one npz, a PNG each")):
+        times = take_turns(turns, {"ours": lambda save=save: ours(save), "theirs": lambda save=save: theirs(save)})
+        yield row(SAMPLING, times, "s", f"{ratio(times['theirs'], times['ours']):.1f}x", "", note)
 
 
 def log_prob_row(method: Any, twin: Any, x: Tensor, num_samples: int, repeats: int) -> Row:
@@ -153,52 +158,56 @@ def log_prob_row(method: Any, twin: Any, x: Tensor, num_samples: int, repeats: i
     takes one image after another, hence fewer of them are enough to time it; the estimates are of the same images. Both
     run without gradients, which pythae leaves to the caller.
     """
-    ours, theirs = x, x[: 100 if num_samples < 100 else 20]
-    estimates: dict[str, list[float]] = {"ours": [], "theirs": []}
+    few = x[: 100 if num_samples < 100 else 20]
 
-    def our_turn() -> float:
+    def our_turn() -> tuple[float, float]:
         start = time.perf_counter()
-        log_prob = method.log_prob(ours, num_samples=num_samples)
+        log_prob = method.log_prob(x, num_samples=num_samples)
         elapsed = time.perf_counter() - start
-        estimates["ours"].append(float(log_prob[: len(theirs)].mean()))
-        return 1e3 * elapsed / len(ours)
+        return 1e3 * elapsed / len(x), float(log_prob[: len(few)].mean())
 
-    def their_turn() -> float:
+    @torch.no_grad()
+    def their_turn() -> tuple[float, float]:
         start = time.perf_counter()
-        with torch.no_grad():
-            estimate = twin.get_nll(theirs, n_samples=num_samples, batch_size=min(100, num_samples))
+        estimate = twin.get_nll(few, n_samples=num_samples, batch_size=min(100, num_samples))
         elapsed = time.perf_counter() - start
-        estimates["theirs"].append(float(estimate))  # despite its name, pythae's is log p(x), not its negative
-        return 1e3 * elapsed / len(theirs)
+        return 1e3 * elapsed / len(few), float(estimate)  # despite its name, pythae's is log p(x), not its negative
 
-    times = take_turns(repeats, {"ours": our_turn, "theirs": their_turn})
+    def ours() -> Callable[[], tuple[float, float]]:
+        keep_freed_memory()
+        return our_turn
+
+    turns = take_turns(repeats, {"ours": ours, "theirs": lambda: their_turn})
+    times = {name: [turn for turn, _ in found] for name, found in turns.items()}
     note = "log p(x) " + " and ".join(
-        f"{statistics.mean(values):.2f}+-{statistics.stdev(values) / len(values) ** 0.5:.2f}" for values in estimates.values()
+        f"{statistics.mean(values):.2f}+-{statistics.stdev(values) / len(values) ** 0.5:.2f}"
+        for values in ([estimate for _, estimate in found] for found in turns.values())
     )
     target = "at least 20x"
     return row(log_prob_name(num_samples), times, "ms", f"{ratio(times['theirs'], times['ours']):.1f}x", target, note)
-
-
-def sampling_name() -> str:
-    return f"{SAMPLES:,} samples: dlkit, pythae"
 
 
 def log_prob_name(num_samples: int) -> str:
     return f"log p(x) of an image, K = {num_samples}: dlkit, pythae"
 
 
+def trained_weights(examples: Examples) -> dict[str, Tensor]:
+    """After an epoch."""
+    method = build_vae()
+    fit(lambda: method, Held(examples, BATCH_SIZE))
+    return method.state_dict()
+
+
 def sampling(examples: Examples, repeats: int) -> Iterator[Row]:
     """The rows about sampling and density, of a model trained for an epoch."""
     sizes = (1, 10, 100, 500)
     if not PYTHAE:
-        yield absent(sampling_name(), "", "pythae", INSTALL)
+        yield absent(SAMPLING, "", "pythae", INSTALL)
         for num_samples in sizes:
             yield absent(log_prob_name(num_samples), "at least 20x", "pythae", INSTALL)
         return
-    method = build_vae()
-    with tempfile.TemporaryDirectory() as folder, quiet():
-        fit(lambda: method, Held(examples, BATCH_SIZE), folder)
-    method.eval()
+    method = build_vae().eval()
+    method.load_state_dict(alone(lambda: trained_weights(examples)))
     twin = pythae_twin(method)
     yield from sampling_rows(method, twin, repeats)
     x = examples.x.float() / 255

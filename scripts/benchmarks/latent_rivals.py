@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
@@ -48,7 +49,7 @@ def pythae_model() -> Any:
     return VAE(VAEConfig(input_dim=(1, 28, 28), latent_dim=LATENT_DIM, reconstruction_loss="bce"))
 
 
-def pythae_fit(examples: Examples, folder: str, epochs: int) -> float:
+def pythae_fit(examples: Examples, epochs: int) -> float:
     """Seconds an epoch of pythae's trainer, from the beginning of its training to the end."""
     from pythae.data.datasets import BaseDataset  # pyright: ignore[reportMissingImports]
     from pythae.trainers import BaseTrainer, BaseTrainerConfig  # pyright: ignore[reportMissingImports]
@@ -65,9 +66,10 @@ def pythae_fit(examples: Examples, folder: str, epochs: int) -> float:
 
     assert examples.y is not None
     clock = Clock()
-    config = BaseTrainerConfig(output_dir=folder, num_epochs=epochs, per_device_train_batch_size=BATCH_SIZE, no_cuda=True)
     dataset = BaseDataset(examples.x.float() / 255, examples.y)
-    BaseTrainer(pythae_model(), dataset, training_config=config, callbacks=[clock]).train()
+    with tempfile.TemporaryDirectory() as folder:
+        config = BaseTrainerConfig(output_dir=folder, num_epochs=epochs, per_device_train_batch_size=BATCH_SIZE, no_cuda=True)
+        BaseTrainer(pythae_model(), dataset, training_config=config, callbacks=[clock]).train()
     return (clock.ended - clock.started) / epochs
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib.util
 import statistics
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,12 @@ from torch.nn import functional as F
 import dlkit
 from datamodules import CharText, ParallelText
 from datamodules.base import data_root
+from dlkit.processes import keep_freed_memory
 from dlkit.text import PAD
 
 from .joeynmt_rival import INSTALL, joeynmt_fit
-from .timing import Row, Stopwatch, absent, fit, quiet, ratio, row, seconds, take_turns
+from .timing import Row, Stopwatch, absent, fit, ratio, row, seconds
+from .turns import alone, take_turns
 
 STEPS = 60
 WARM_UP = 5
@@ -54,11 +56,10 @@ def language_model(repeats: int, steps: int) -> Row:
 
     def ours() -> float:
         watch = Stopwatch(WARM_UP, WARM_UP + steps)
-        with tempfile.TemporaryDirectory() as folder:
-            fit(
-                lambda: dlkit.LanguageModel(data.vocab_size, data.vocabulary, EMBEDDING, "lstm", HIDDEN, LAYERS),
-                data, folder, max_steps=watch.total, watch=watch, clip=CLIP,
-            )  # fmt: skip
+        fit(
+            lambda: dlkit.LanguageModel(data.vocab_size, data.vocabulary, EMBEDDING, "lstm", HIDDEN, LAYERS),
+            data, max_steps=watch.total, watch=watch, clip=CLIP,
+        )  # fmt: skip
         return watch.milliseconds_a_step()
 
     def theirs() -> float:
@@ -66,8 +67,7 @@ def language_model(repeats: int, steps: int) -> Row:
         bare_loop(data, watch)
         return watch.milliseconds_a_step()
 
-    with quiet():
-        times = take_turns(repeats, {"ours": ours, "theirs": theirs})
+    times = take_turns(repeats, {"ours": lambda: ours, "theirs": lambda: theirs})
     name = f"LSTM {LAYERS}x{HIDDEN}, {STREAMS} x {WINDOW} characters: Trainer, bare loop"
     note = f"{1e3 * STREAMS * WINDOW / statistics.median(times['ours']):,.0f} characters a second"
     return row(name, times, "ms", f"{1 / ratio(times['theirs'], times['ours']):.2f}x", "at most 1.1x", note)
@@ -125,27 +125,24 @@ def translator(repeats: int, steps: int) -> Row:
         return absent(name, target, "Joey NMT", INSTALL)
     data = ParallelText("multi30k", units="bpe", bpe_size=PIECES, lowercase=True, batch_size=BATCH)
     vocabularies = (data.source_vocab_size, data.target_vocab_size, data.source_vocabulary, data.target_vocabulary)
-    sizes: dict[str, int] = {}
 
     def build() -> dlkit.Translator:
-        method = dlkit.Translator(*vocabularies, embedding_dim=WIDTH, hidden_size=WIDTH, dropout=0.3, label_smoothing=0.1)
-        sizes["ours"] = sum(parameter.numel() for parameter in method.parameters())
-        return method
+        return dlkit.Translator(*vocabularies, embedding_dim=WIDTH, hidden_size=WIDTH, dropout=0.3, label_smoothing=0.1)
 
-    def ours() -> float:
+    def ours() -> tuple[float, int]:
+        watch, method = TokenCounter(WARM_UP, WARM_UP + steps), build()
+        fit(lambda: method, data, max_steps=watch.total, watch=watch, clip=CLIP)
+        return watch.milliseconds_a_thousand(), sum(parameter.numel() for parameter in method.parameters())
+
+    def theirs() -> tuple[float, int]:
         watch = TokenCounter(WARM_UP, WARM_UP + steps)
         with tempfile.TemporaryDirectory() as folder:
-            fit(build, data, folder, max_steps=watch.total, watch=watch, clip=CLIP)
-        return watch.milliseconds_a_thousand()
+            size = joeynmt_fit(pieces(data, Path(folder)), WIDTH, BATCH, CLIP, watch.total, watch.count)
+        return watch.milliseconds_a_thousand(), size
 
-    def theirs() -> float:
-        watch = TokenCounter(WARM_UP, WARM_UP + steps)
-        with tempfile.TemporaryDirectory() as folder:
-            sizes["theirs"] = joeynmt_fit(pieces(data, Path(folder)), WIDTH, BATCH, CLIP, watch.total, watch.count)
-        return watch.milliseconds_a_thousand()
-
-    with quiet():
-        times = take_turns(repeats, {"ours": ours, "theirs": theirs})
+    turns = take_turns(repeats, {"ours": lambda: ours, "theirs": lambda: theirs})
+    times = {who: [time for time, _ in found] for who, found in turns.items()}
+    sizes = {who: found[0][1] for who, found in turns.items()}
     speeds = " and ".join(f"{1e6 / statistics.median(times[who]):,.0f}" for who in ("ours", "theirs"))
     note = f"{speeds} target tokens a second; {sizes['ours'] / 1e6:.2f} and {sizes['theirs'] / 1e6:.2f} M parameters"
     return row(name, times, "ms", f"{ratio(times['theirs'], times['ours']):.2f}x", target, note)
@@ -163,18 +160,26 @@ def pieces(data: ParallelText, folder: Path) -> Path:
 def beam_search(repeats: int) -> Row:
     """What it is worth to search for many sentences at once."""
     data = ParallelText()
-    method = dlkit.Translator(
-        data.source_vocab_size, data.target_vocab_size, data.source_vocabulary, data.target_vocabulary, hidden_size=HIDDEN
-    ).eval()
     sentences = data.pairs("test")[0][:SENTENCES]
-    together = method.translate(sentences, BEAM)
-    assert [method.translate([sentence], BEAM)[0] for sentence in sentences] == together, "the translations differ"
-    times = take_turns(
-        repeats,
-        {
-            "ours": lambda: seconds(lambda: method.translate(sentences, BEAM)),
-            "theirs": lambda: seconds(lambda: [method.translate([sentence], BEAM) for sentence in sentences]),
-        },
-    )
+
+    def build() -> dlkit.Translator:
+        torch.manual_seed(0)  # the same in both processes
+        return dlkit.Translator(
+            data.source_vocab_size, data.target_vocab_size, data.source_vocabulary, data.target_vocabulary, hidden_size=HIDDEN
+        ).eval()
+
+    def together(method: dlkit.Translator) -> list[str]:
+        return method.translate(sentences, BEAM)
+
+    def one_by_one(method: dlkit.Translator) -> list[str]:
+        return [method.translate([sentence], BEAM)[0] for sentence in sentences]
+
+    def timed(way: Callable[[dlkit.Translator], list[str]]) -> Callable[[], float]:
+        keep_freed_memory()
+        method = build()
+        return lambda: seconds(lambda: way(method))
+
+    assert alone(lambda: one_by_one(build()) == together(build())), "the translations differ"
+    times = take_turns(repeats, {"ours": lambda: timed(together), "theirs": lambda: timed(one_by_one)})
     name = f"beam {BEAM}, {SENTENCES} sentences: together, one by one"
     return row(name, times, "s", f"{ratio(times['theirs'], times['ours']):.1f}x", "at least 10x", "the same translations")

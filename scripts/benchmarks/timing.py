@@ -1,12 +1,11 @@
-"""What the sections share: rivals that take turns, a stopwatch, a run as the command line makes it, and the table."""
+"""What the sections share: a stopwatch, a run as the command line makes it, and the table."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
 import platform
 import statistics
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -22,24 +21,13 @@ from dlkit.batches import Examples
 from dlkit.callbacks import Checkpoints, Progress, RandomState, Summary
 from dlkit.callbacks.progress import REFRESH_SECONDS
 from dlkit.method import Method
+from dlkit.processes import keep_freed_memory
 from dlkit.runner import Unprofiled
 
 WARM_UP = 20  # steps before the clock starts
 
 
-# What takes turns ----------------------------------------------------------------------------------------------------
-
-
-def take_turns(repeats: int, rivals: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
-    """Calls every rival once to warm up and then `repeats` times, each after the other: the times that they return."""
-    for rival in rivals.values():
-        rival()
-    times: dict[str, list[float]] = {name: [] for name in rivals}
-    for repeat in range(repeats):
-        names = list(rivals)
-        for name in names if repeat % 2 else reversed(names):
-            times[name].append(rivals[name]())
-    return times
+# Times ---------------------------------------------------------------------------------------------------------------
 
 
 def seconds(function: Callable[[], Any]) -> float:
@@ -47,6 +35,13 @@ def seconds(function: Callable[[], Any]) -> float:
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
+
+
+def milliseconds(step: Callable[[], Any], steps: int) -> float:
+    """Of one of so many steps, after a few that are not timed: another process had the caches."""
+    for _ in range(min(steps, 3)):
+        step()
+    return 1e3 * seconds(lambda: [step() for _ in range(steps)]) / steps
 
 
 def ratio(theirs: list[float], ours: list[float]) -> float:
@@ -65,21 +60,6 @@ def cpu() -> dict[str, str]:
     lines = file.read_text().partition("\n\n")[0].splitlines() if file.is_file() else []
     said = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     return {"model name": platform.machine(), "flags": "", **said}
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps progress bars and log lines, which are still written, out of the table."""
-    logging.disable(logging.WARNING)
-    try:
-        with (
-            open(os.devnull, "w") as nowhere,
-            contextlib.redirect_stderr(nowhere),
-            contextlib.redirect_stdout(nowhere),
-        ):
-            yield
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 class Stopwatch(L.Callback):
@@ -153,7 +133,6 @@ class Held(ImageData):
 def fit(
     build: Callable[[], Method],
     data: L.LightningDataModule,
-    folder: str,
     epochs: int = 1,
     max_steps: int = -1,
     watch: Stopwatch | None = None,
@@ -161,21 +140,23 @@ def fit(
     clip: float | None = None,
 ) -> Stopwatch:
     """Trains with what the command line gives a run, the progress bar drawn as often as in a terminal."""
+    keep_freed_memory()
     watch, progress = watch or Stopwatch(), Progress()
     progress.interval = REFRESH_SECONDS
-    trainer = L.Trainer(
-        max_epochs=-1 if max_steps > 0 else epochs,
-        max_steps=max_steps,
-        logger=TensorBoardLogger(folder, name="benchmark", default_hp_metric=False),
-        profiler=Unprofiled(),
-        callbacks=[Checkpoints(), RandomState(), Summary("benchmark", 0), progress, watch],
-        accelerator="cpu",
-        precision=precision,
-        gradient_clip_val=clip,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-    )
-    trainer.fit(build(), datamodule=data)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = L.Trainer(
+            max_epochs=-1 if max_steps > 0 else epochs,
+            max_steps=max_steps,
+            logger=TensorBoardLogger(folder, name="benchmark", default_hp_metric=False),
+            profiler=Unprofiled(),
+            callbacks=[Checkpoints(), RandomState(), Summary("benchmark", 0), progress, watch],
+            accelerator="cpu",
+            precision=precision,
+            gradient_clip_val=clip,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+        )
+        trainer.fit(build(), datamodule=data)
     return watch
 
 
@@ -235,7 +216,9 @@ def in_markdown(rows: list[Row], conditions: str) -> str:
         "# Speed",
         "",
         f"What `scripts/benchmark.py --table` measured on {processor}: {conditions}.",
-        "Two that are named behind a colon took turns in one process; their times follow in that order.",
+        "Two that are named behind a colon took turns, each in a process of its own; their times follow in that order.",
+        "The command line's process keeps the memory that it frees (`dlkit.processes.keep_freed_memory`); so do ours here",
+        "and the loops by hand, which show what the Trainer costs. Plain loops and peers run as their users start them.",
         "",
         "| | first | second | measured | aimed at | |",
         "|---|---|---|---|---|---|",
