@@ -9,8 +9,8 @@ many sentences at once. flows: normalizing flows against zuko, nflows, normflows
 against torch_geometric's layers. The files in benchmarks/ say what is compared with what; without a section all are measured.
 
 Times depend on the machine and on its load; the ratios much less, because the rivals take turns, each in a process of its own,
-and because a round is taken again when the machine became slower meanwhile (waiting for it takes ten minutes in all at most, and
-is not done with --steps). Threads are bound to cores, so that no scheduler puts two on one. On a machine that others use,
+and because a round is taken again when the machine became slower meanwhile (waiting for it takes ten minutes in all at most,
+and is not done with --steps). Threads are bound to cores, so that no scheduler puts two on one. On a machine that others use,
 --threads 1 gives steadier ratios: threads that wait for each other lose their time slices. A rival that is not installed is
 named in its row: pip install dlkit[bench], and pip install --no-deps torchgan==0.1.0, which would bring torchvision along and
 runs here without it. Joey NMT is installed as benchmarks/joeynmt_rival.py says.

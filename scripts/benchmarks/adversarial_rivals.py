@@ -75,10 +75,14 @@ def endless(x: Tensor, size: int) -> Iterator[Tensor]:
 # PyTorch-GAN ---------------------------------------------------------------------------------------------------------
 
 
-def as_dcgan_script(method: dlkit.GAN, x: Tensor, batch_size: int, watch: Stopwatch) -> None:
+def as_dcgan_script(method: dlkit.GAN, x: Tensor, batch_size: int, watch: Stopwatch, graph_kept: bool = False) -> None:
     """The loop of PyTorch-GAN's dcgan.py, with our networks of the same size: a DataLoader, the default Adam, sigmoid and
     BCELoss, the generator's step first, through a critic whose gradients are computed and thrown away, and two passes of the
     critic. It saves a pass of the generator by giving the critic the generator's own fakes.
+
+    Args:
+        graph_kept: the critic has fakes of its own instead, and its loss is differentiated through the generator too, as
+            their wgan_gp.py does.
     """
     as_built(method)
     generator, critic = method.generator, nn.Sequential(method.critic, nn.Sigmoid())
@@ -98,7 +102,8 @@ def as_dcgan_script(method: dlkit.GAN, x: Tensor, batch_size: int, watch: Stopwa
             with watch.part("critic"):
                 critic_optimizer.zero_grad()
                 on_real = cross_entropy(critic(real), valid)
-                on_generated = cross_entropy(critic(generated.detach()), fake)
+                generated = generator(noise(method, real)) if graph_kept else generated.detach()
+                on_generated = cross_entropy(critic(generated), fake)
                 critic_loss = (on_real + on_generated) / 2
                 critic_loss.backward()
                 critic_optimizer.step()

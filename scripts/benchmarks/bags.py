@@ -24,7 +24,7 @@ import dlkit
 from dlkit.batches import Sets
 from dlkit.processes import keep_freed_memory
 
-from .timing import Row, ratio, row, seconds
+from .timing import Row, milliseconds, ratio, row
 from .turns import alone, take_turns
 
 STEPS = 5  # passes of a turn
@@ -81,10 +81,9 @@ def measured(
     target: str = "at least 10x",
 ) -> Row:
     """The row of two ways to pass over the same bags, in milliseconds a bag."""
-    number = passes * len(batch.y)
 
     def turn(way: Callable[[], None]) -> Callable[[], float]:
-        return lambda: 1e3 * seconds(lambda: [way() for _ in range(passes)]) / number
+        return lambda: milliseconds(way, passes) / len(batch.y)
 
     times = take_turns(repeats, {who: lambda make=make: turn(make()) for who, make in ways.items()})
     speeds = [1e3 / statistics.median(times[who]) for who in ("ours", "theirs")]

@@ -37,7 +37,7 @@ from dlkit.batches import Graphs
 from dlkit.processes import keep_freed_memory
 
 from . import bags
-from .timing import Row, ratio, row, seconds
+from .timing import Row, milliseconds, ratio, row
 from .turns import alone, take_turns
 
 MOLECULES, BATCH = 2000, 64
@@ -159,7 +159,7 @@ def stepping(network: nn.Module, optimizer: torch.optim.Optimizer, batches: list
         loss.backward()
         optimizer.step()
 
-    return lambda: 1e3 * seconds(lambda: [step() for _ in range(steps)]) / steps
+    return lambda: milliseconds(step, steps)
 
 
 def difference_of_outputs(edge_features: int, batch: Graphs) -> float:
