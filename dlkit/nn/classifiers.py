@@ -9,7 +9,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from dlkit.nn.encoders import check_image_shape
-from dlkit.nn.mlp import mlp
+from dlkit.nn.mlp import hidden_layers
 
 SMALLEST = 6  # pixels a side that a block can read
 ClassifierNetworkName = Literal["logistic", "mlp", "cnn"]
@@ -95,7 +95,7 @@ def build_classifier(
     if network == "mlp":
         if not hidden_dims:
             raise ValueError("network='mlp' has hidden layers, got hidden_dims=(): use network='logistic' for none")
-        trunk = nn.Sequential(nn.Flatten(), *mlp([features, *hidden_dims], dropout), nn.ReLU(), nn.Dropout(dropout))
+        trunk = nn.Sequential(nn.Flatten(), *hidden_layers([features, *hidden_dims], dropout))
         return ClassifierNetwork(trunk, hidden_dims[-1], num_classes)
     if network == "cnn":
         blocks, features = convolutional_blocks(data_shape, width)

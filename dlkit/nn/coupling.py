@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dlkit.functional.affine import affine
 from dlkit.functional.splines import rational_quadratic
-from dlkit.nn.mlp import mlp
+from dlkit.nn.mlp import hidden_layers
 from dlkit.nn.transforms import Changed, Transform, joined
 
 
@@ -183,8 +183,7 @@ def couplings(
     def conditioner(read: int, moved: int) -> nn.Module:
         sizes = [read + context_features, *hidden_dims]
         layer = FeatureMajorLinear if element.feature_major else nn.Linear
-        hidden = [*mlp(sizes), nn.ReLU()] if hidden_dims else []
-        return zero_last(nn.Sequential(*hidden, layer(sizes[-1], moved * element.parameters)))
+        return zero_last(nn.Sequential(*hidden_layers(sizes), layer(sizes[-1], moved * element.parameters)))
 
     sizes = len(first), len(second)
     return Couplings(first, second, element, [conditioner(sizes[n % 2], sizes[1 - n % 2]) for n in range(num_layers)])

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from dlkit.nn.mlp import mlp
+from dlkit.nn.mlp import hidden_layers, mlp
 
 NetworkName = Literal["linear", "mlp", "conv"]
 
@@ -149,6 +149,6 @@ def build_decoder(
             layers += [nn.ConvTranspose2d(widths[level], widths[level - 1], kernel, stride=2, padding=1), nn.ReLU()]
         layers.append(nn.Conv2d(width, channels, 3, padding=1))
         seed_shape = (widths[-1], sides[-1], sides[-1])
-        head = mlp([in_features + context_features, *reversed(hidden_dims), math.prod(seed_shape)])
-        return Decoder(nn.Sequential(head, nn.ReLU()), seed_shape, nn.Sequential(*layers))
+        head = nn.Sequential(*hidden_layers([in_features + context_features, *reversed(hidden_dims), math.prod(seed_shape)]))
+        return Decoder(head, seed_shape, nn.Sequential(*layers))
     raise ValueError(f"unknown network {network!r}: use 'linear', 'mlp' or 'conv'")

@@ -35,7 +35,8 @@ from .flows_rivals import BOUND, HIDDEN, INSTALL, LEARNING_RATE, RIVALS, Contend
 from .timing import Row, Stopwatch, absent, fit, milliseconds, ratio, row
 from .turns import alone, take_turns
 
-STEPS = 30  # of a turn, or samples drawn in it
+STEPS = 30  # of a turn
+DRAWS = 5  # turns of samples, which take less time, have so many times as many
 LOOP_STEPS = 200  # of a turn against the loop by hand
 WARM_UP = 10
 BATCHES = 16  # trained on in turn
@@ -115,7 +116,7 @@ def sampling(flow: Contender, sizes: Sizes, steps: int) -> Callable[[], float]:
     def sample() -> Tensor:
         return flow.sample(sizes.batch)
 
-    return lambda: milliseconds(sample, steps)
+    return lambda: milliseconds(sample, DRAWS * steps)
 
 
 class Bench:

@@ -26,6 +26,8 @@ T = TypeVar("T")
 SIZES = 256, 128, 128  # of the products by which the machine's speed is told
 PRODUCTS = 200
 STEADY = 1.1  # times its shortest time, up to which a product counts as undisturbed
+BEGINNING = 40  # looks at the machine before anything is measured
+PAUSE = 0.25  # seconds between two looks
 ROUNDS_AGAIN = 2  # how often a disturbed round is taken anew
 FORK = multiprocessing.get_context("fork")
 
@@ -161,8 +163,8 @@ def take_turns(repeats: int, rivals: dict[str, Callable[[], Callable[[], T]]]) -
 def wait_until_steady() -> None:
     """Waits, as long as there is patience left."""
     while Settings.patience > 0 and not steady():
-        time.sleep(0.5)
-        Settings.patience -= 0.5
+        time.sleep(PAUSE)
+        Settings.patience -= PAUSE
 
 
 def steady() -> bool:
@@ -175,8 +177,11 @@ def steady() -> bool:
 @functools.cache
 def gauge() -> tuple[Worker, list[float]]:
     """What measures a small product, and all times that it took."""
-    worker = Worker(lambda: product)
-    return worker, [worker() for _ in range(50)]
+    worker, times = Worker(lambda: product), []
+    for _ in range(BEGINNING):
+        times.append(worker())
+        time.sleep(PAUSE)
+    return worker, times
 
 
 def product() -> float:

@@ -116,7 +116,7 @@ def test_flows_are_measured_against_each_library_and_those_that_are_absent_or_ca
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "rows.json").read_text())
     table = (tmp_path / "a" / "speed.md").read_text().splitlines()
-    assert "1 threads, medians of 2 turns" in table[2]
+    assert "1 threads bound to cores, medians of 2 turns" in table[2]
     assert [line.split(" | ")[0] for line in table[7:]] == [f"| {row['name']}" for row in rows]
     assert {line.count("|") for line in table[5:]} == {7}
     lines = done.stdout.splitlines()[2:]
