@@ -20,7 +20,7 @@ LOG_SCALE_BOUND = 3.0  # A log-scale bends towards +-3, so that no layer alone c
 
 def soft_bound(raw: Tensor) -> Tensor:
     """raw / (1 + |raw| / 3): close to the identity at 0, within +-3 everywhere, and no saturated gradient as tanh's."""
-    return raw / (1 + raw.abs() / LOG_SCALE_BOUND)
+    return raw / raw.abs().div_(LOG_SCALE_BOUND).add_(1)
 
 
 def affine(x: Tensor, raw: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:

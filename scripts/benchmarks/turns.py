@@ -94,6 +94,7 @@ class Worker:
         with contextlib.suppress(OSError):  # it may have ended
             self.connection.send_bytes(b"")
         self.process.join()
+        self.connection.close()
 
 
 def serve(connection: Any, make: Callable[[], Callable[[], Any]]) -> NoReturn:
