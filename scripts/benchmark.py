@@ -25,7 +25,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-os.environ.setdefault("OMP_PROC_BIND", "true")  # read when torch is imported
+os.environ["OMP_PROC_BIND"] = "true"  # read when torch is imported
 
 import torch
 from benchmarks import adversarial, flows, graphs, latent, sequences
