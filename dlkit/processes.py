@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import distributed
 
+LARGE_BLOCK = 16 << 20  # bytes: an LSTM's step has blocks of 8 MiB; 32 is the most that glibc takes
+
 
 def accelerator() -> str:
     """What a run takes unless it is told: Lightning's choice, but never Apple's GPU, which has no float64 to add up in."""
@@ -19,17 +21,18 @@ def keep_freed_memory() -> None:
     """Lets the C library keep what is freed for what is allocated next, where it would give much of it back to the system.
 
     Every step allocates what the last one freed, and each page that the system hands out anew is cleared and costs a fault:
-    a fifth of a small convolutional GAN's step on a CPU, an eighth of an LSTM's. The process then holds as much as it ever
-    used, as PyTorch does on GPUs. The command line calls it; a program of your own may. It acts on the whole process, and on
-    glibc alone: with another C library it does nothing.
+    a fifth of a small convolutional GAN's step on a CPU, an eighth of an LSTM's. Blocks above 16 MiB still go back, because
+    a heap cannot use the holes that ever larger ones leave between smaller ones in use; with smaller ones it may hold more
+    than was ever in use at once. The command line calls it; a program of your own may. It acts on the whole process and what
+    it forks, and on glibc alone.
     """
-    trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX of malloc.h
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return
     mallopt(trim_threshold, -1)  # free memory at the end of the heap stays
-    mallopt(mmap_max, 0)  # and large blocks come from the heap
+    mallopt(mmap_threshold, LARGE_BLOCK)
 
 
 def world() -> tuple[int, int]:

