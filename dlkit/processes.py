@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import distributed
 
-LARGE_BLOCK = 16 << 20  # bytes: an LSTM's step has blocks of 8 MiB; 32 is the most that glibc takes
+LARGE_BLOCK = 32 << 20  # bytes, the most that glibc takes
 
 
 def accelerator() -> str:
@@ -21,10 +21,10 @@ def keep_freed_memory() -> None:
     """Lets the C library keep what is freed for what is allocated next, where it would give much of it back to the system.
 
     Every step allocates what the last one freed, and each page that the system hands out anew is cleared and costs a fault:
-    a fifth of a small convolutional GAN's step on a CPU, an eighth of an LSTM's. Blocks above 16 MiB still go back, because
-    a heap cannot use the holes that ever larger ones leave between smaller ones in use; with smaller ones it may hold more
-    than was ever in use at once. The command line calls it; a program of your own may. It acts on the whole process and what
-    it forks, and on glibc alone.
+    a fifth of a small convolutional GAN's step on a CPU, an eighth of an LSTM's. Blocks above 32 MiB still go back. That is
+    how far glibc raises this limit by itself, once such a block was freed; from then on it may hold more than was ever in use
+    at once, where blocks that grow leave holes between smaller ones in use. The command line calls it; a program of your own
+    may. It acts on the whole process and what it forks, and on glibc alone.
     """
     trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
     try:
