@@ -109,7 +109,10 @@ class ChargedParticles(SplitData):
         return {part: self.part(part) for part, number in self.numbers.items() if number}
 
     def serve(self, part: Particles, shuffle: bool, seed: int) -> Loader:
-        return Loader(len(part.y), lambda rows: Particles(*(column[rows] for column in part)), self.batch_size, shuffle, seed)
+        def take(rows: Tensor) -> Particles:
+            return Particles(*(column.index_select(0, rows) for column in part))
+
+        return Loader(len(part.y), take, self.batch_size, shuffle, seed)
 
     def prepare(self, batch: Particles, training: bool = False) -> Particles:
         """The same systems, turned if they are trained on and that is asked for."""

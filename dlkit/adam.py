@@ -81,7 +81,8 @@ class Adam(torch.optim.Adam):
                     state["step"] = state["step"].clone()
             self._together[id(group)] = together
 
-        torch._foreach_add_(list(counts.values()), 1)  # pyright: ignore[reportPrivateImportUsage]
+        for count in counts.values():
+            count.add_(1)
         beta1, beta2 = group["betas"]
         for kind, some in kinds.items():
             torch._fused_adam_(  # pyright: ignore[reportPrivateImportUsage, reportCallIssue]

@@ -5,17 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-import torch
-from torch import Tensor, nn
-from torch.nn.functional import linear
-
-
-class LinearReLU(nn.Linear):
-    """A linear layer and ReLU: one module instead of two, and no second copy of its output, which small layers notice."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """(*, in_features) -> (*, out_features)."""
-        return torch.relu_(linear(input, self.weight, self.bias))
+from torch import nn
 
 
 def hidden_layers(sizes: Sequence[int], dropout: float = 0.0) -> list[nn.Module]:
@@ -28,11 +18,11 @@ def hidden_layers(sizes: Sequence[int], dropout: float = 0.0) -> list[nn.Module]
     Raises:
         ValueError: a size below one.
     """
-    if min(sizes) < 1:
-        raise ValueError(f"the widths of a network have to be positive, got {tuple(sizes)}")
+    if not sizes or min(sizes) < 1:
+        raise ValueError(f"a network's widths, {tuple(sizes)}, have to be its input's and any hidden ones', all positive")
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(sizes):
-        layers += [LinearReLU(inputs, outputs), *([nn.Dropout(dropout)] if dropout else [])]
+        layers += [nn.Linear(inputs, outputs), nn.ReLU(), *([nn.Dropout(dropout)] if dropout else [])]
     return layers
 
 
