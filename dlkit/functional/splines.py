@@ -181,10 +181,10 @@ def spread(gradient: Bin, found: Search, size: int, bound: float) -> Tensor:
     g_size = torch.stack((gradient.width, gradient.height))
     # All parameters' in one tensor. The line has no row for the derivatives at its ends: that of the first knot falls on the
     # last height's, which is written after it, and that of the last is cut off.
-    g_raw = torch.zeros(3 * bins, reached.shape[1], dtype=shares.dtype, device=shares.device)
+    g_raw = torch.empty(3 * bins, reached.shape[1], dtype=shares.dtype, device=shares.device)
     first_slope = 2 * bins if size == 3 * bins else 2 * bins - 1
     g_ends = torch.stack((gradient.d_left, gradient.d_right)) * torch.sigmoid(ends + DERIVATIVE_SHIFT)
-    g_raw[first_slope:].scatter_add_(0, knots, g_ends)
+    g_raw[first_slope:].zero_().scatter_add_(0, knots, g_ends)
     g_sizes = g_raw[: 2 * bins].view(2, bins, -1)
     g_size = g_size * share * span
     mean = torch.addcmul(g_size, g_start, before)  # of the gradient of the shares, under the shares: softmax takes it away

@@ -2,8 +2,8 @@
 
     z = (a, b)  ->  (a, g(b; theta(a, c))),      log |det| = sum_i log g'(b_i; theta_i(a, c))
 
-with g an affine map (Real NVP: Dinh et al. 2017, arXiv:1605.08803, equations 4 to 8) or a monotone rational-quadratic
-spline (Durkan et al. 2019, arXiv:1906.04032). The determinant depends on what the *untouched* half a says, not on b.
+with g an affine map (Real NVP: Dinh et al. 2017, arXiv:1605.08803, equations 4 to 8) or the inverse of a monotone
+rational-quadratic spline (Durkan et al. 2019, arXiv:1906.04032). The determinant depends on what the *untouched* half a says, not on b.
 The next coupling moves a by what b says.
 """
 
@@ -51,7 +51,10 @@ class AffineElement:
 
 
 class SplineElement:
-    """g: a monotone rational-quadratic spline within [-bound, bound], the identity outside.
+    """g^-1: a monotone rational-quadratic spline within [-bound, bound], the identity outside.
+
+    The spline takes data to the base, as in the authors' code, and g is its inverse: a density, which training asks for, then
+    takes less time than samples do.
 
     Args:
         num_bins: K.
@@ -67,7 +70,7 @@ class SplineElement:
     def __call__(self, b: Tensor, raw: Tensor, inverse: bool) -> Changed:
         """b: (batch, features); raw: (batch, (3 K - 1) * features), the first width of all features, ..., their last slope."""
         raw = raw.t().unflatten(0, (self.parameters, -1)).permute(1, 2, 0)
-        moved, log_derivative = rational_quadratic(b.t(), raw, self.bound, inverse)
+        moved, log_derivative = rational_quadratic(b.t(), raw, self.bound, not inverse)
         return moved.t(), log_derivative.t()
 
 
@@ -160,7 +163,6 @@ def couplings(
     element: Element,
     hidden_dims: Sequence[int],
     context_features: int = 0,
-    order: Tensor | None = None,
 ) -> Couplings:
     """A stack of couplings of alternate features with fully connected conditioners.
 
@@ -170,15 +172,13 @@ def couplings(
         element: how a feature is moved.
         hidden_dims: widths of each conditioner.
         context_features: width of the context.
-        order: the features' order, by which every other one is in the first half; as they are where it is None.
 
     Raises:
         ValueError: fewer than two features, which cannot be cut in two.
     """
     if features < 2:
         raise ValueError(f"{features} feature cannot be cut into two halves: give data of two or more, or transform='maf'")
-    order = torch.arange(features) if order is None else order
-    first, second = order[::2], order[1::2]
+    first, second = torch.arange(features)[::2], torch.arange(features)[1::2]
 
     def conditioner(read: int, moved: int) -> nn.Module:
         sizes = [read + context_features, *hidden_dims]
