@@ -109,8 +109,11 @@ class Loader(EpochLoader):
     @classmethod
     def of(cls, examples: Examples, batch_size: int, shuffle: bool = False, seed: int = 0) -> Loader:
         """A loader of `Examples`: x (n, *shape) of any dtype, and y (n,) or None, on the CPU."""
-        # Copies whole rows, where examples[rows] would look up every number.
-        return cls(len(examples.x), lambda rows: examples.map(lambda part: part.index_select(0, rows)), batch_size, shuffle, seed)
+
+        def take(rows: Tensor) -> Examples:
+            return examples.map(lambda part: part.index_select(0, rows))  # copies whole rows; part[rows] looks up every number
+
+        return cls(len(examples.x), take, batch_size, shuffle, seed)
 
     def batches(self) -> list[slice]:
         """Which part of the epoch's order each batch of all processes together is."""

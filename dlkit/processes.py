@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from typing import Any
 
 import torch
@@ -20,12 +21,14 @@ def accelerator() -> str:
 def keep_freed_memory() -> None:
     """Lets the C library keep what is freed for what is allocated next, where it would give much of it back to the system.
 
-    Every step allocates what the last one freed, and each page that the system hands out anew is cleared and costs a fault:
-    a fifth of a small convolutional GAN's step on a CPU, an eighth of an LSTM's. Blocks above 32 MiB still go back. That is
-    how far glibc raises this limit by itself, once such a block was freed; from then on it may hold more than was ever in use
-    at once, where blocks that grow leave holes between smaller ones in use. The command line calls it; a program of your own
-    may. It acts on the whole process and what it forks, and on glibc alone.
+    Every step allocates what the last one freed, and each page that the system hands out anew is cleared and costs a fault
+    (docs/speed.md has what that makes). Blocks above 32 MiB still go back. That is how far glibc raises this limit by itself,
+    once such a block was freed; from then on it may hold more than was ever in use at once, where blocks that grow leave holes
+    between smaller ones in use. The command line calls it; a program of your own may. It acts on the whole process and what it
+    forks, and on glibc alone, and leaves settings that the environment has made (`MALLOC_...`, `GLIBC_TUNABLES`) as they are.
     """
+    if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
+        return
     trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -10,10 +10,11 @@ against torch_geometric's layers. The files in benchmarks/ say what is compared 
 
 Times depend on the machine and on its load; the ratios much less, because the rivals take turns, each in a process of its own,
 and because a round is taken again when the machine became slower meanwhile (waiting for it takes ten minutes in all at most,
-and is not done with --steps). Threads are bound to cores, so that no scheduler puts two on one. On a machine that others use,
---threads 1 gives steadier ratios: threads that wait for each other lose their time slices. A rival that is not installed is
-named in its row: pip install dlkit[bench], and pip install --no-deps torchgan==0.1.0, which would bring torchvision along and
-runs here without it. Joey NMT is installed as benchmarks/joeynmt_rival.py says.
+and is not done with --steps; the last line says how many rounds had to be taken as they came). Without --threads there is a
+thread for each core and bound to it, so that no scheduler puts two on one. On a machine that others use, --threads 1 gives
+steadier ratios: threads that wait for each other lose their time slices. A rival that is not installed is named in its row:
+pip install dlkit[bench], and pip install --no-deps torchgan==0.1.0, which would bring torchvision along and runs here without
+it. Joey NMT is installed as benchmarks/joeynmt_rival.py says.
 """
 
 from __future__ import annotations
@@ -25,12 +26,13 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-os.environ["OMP_PROC_BIND"] = "true"  # read when torch is imported
+# Read when torch is imported. A number of threads that is given may be less than there are cores, and others may run beside us.
+os.environ["OMP_PROC_BIND"] = str(not any(word.startswith("--threads") for word in sys.argv)).lower()
 
 import torch
 from benchmarks import adversarial, flows, graphs, latent, sequences
 from benchmarks.timing import Row, in_markdown, show, show_header
-from benchmarks.turns import start
+from benchmarks.turns import Settings, start
 
 from dlkit.evaluation import silence_nags
 
@@ -55,10 +57,14 @@ def main() -> None:
         parser.error(f"--repeats {arguments.repeats}: a median needs at least 2")
     if arguments.steps is not None and arguments.steps < 1:
         parser.error(f"--steps {arguments.steps}: a turn has at least 1")
-    threads = start(arguments.threads, PATIENCE if arguments.steps is None else 0)
+    try:
+        threads = start(arguments.threads, PATIENCE if arguments.steps is None else 0)
+    except OSError as error:
+        parser.error(str(error))
     silence_nags()
     torch.manual_seed(0)
-    conditions = f"torch {torch.__version__}, {threads} threads bound to cores, medians of {arguments.repeats} turns"
+    bound = "bound to cores" if arguments.threads is None else "not bound to cores"
+    conditions = f"torch {torch.__version__}, threads {bound}: {threads}, medians of {arguments.repeats} turns"
     print(conditions)
     show_header()
     made: dict[str, Callable[[], Iterator[Row]]] = {
@@ -73,6 +79,10 @@ def main() -> None:
         for line in made[section]():
             show(line)
             rows.append(line)
+    if Settings.watched:
+        share = f"{Settings.disturbed} of {Settings.rounds} rounds while the machine was slower than at other times"
+        print(share)
+        conditions = f"{conditions}, {share}"
     if arguments.json is not None:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps([line._asdict() for line in rows], indent=2) + "\n")

@@ -19,7 +19,10 @@ LOG_SCALE_BOUND = 3.0  # A log-scale bends towards +-3, so that no layer alone c
 
 
 def soft_bound(raw: Tensor) -> Tensor:
-    """raw / (1 + |raw| / 3): close to the identity at 0, within +-3 everywhere, and no saturated gradient as tanh's."""
+    """raw / (1 + |raw| / 3): close to the identity at 0, within +-3 everywhere, and no saturated gradient as tanh's.
+
+    In place where autograd needs no intermediate result.
+    """
     return raw / raw.abs().div_(LOG_SCALE_BOUND).add_(1)
 
 

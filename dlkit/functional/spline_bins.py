@@ -71,17 +71,17 @@ def within(point: Tensor, at: Bin, inverse: bool) -> tuple[Tensor, Tensor, Tenso
     """y and log dy/dx of points in their bins, or of the inverse x and log dx/dy; and the place t in the bin."""
     left, bottom, width, height, d_left, d_right = at
     t = (point - bottom) / height if inverse else (point - left) / width
-    with torch.no_grad():
-        excess = t - t.clamp(0, 1)  # of rounding, at a knot
-    t = t - excess  # and not `clamp`, which has no derivative there
+    inside = t.clamp(0, 1)  # rounding leads out at a knot, where `clamp` has no derivative
+    t = t - (t - inside).detach() if torch.is_grad_enabled() else inside
     slope = height / width
     if inverse:
         # The root from the end of the bin where nothing cancels: the mirrored bin has 1 - t, 1 - u and -p.
         u, p = t, torch.lerp(d_left, -d_right, t)
         with torch.no_grad():
             from_left = p.clone().gt_(0)
-        rise = 2 * slope * torch.lerp(1 - u, u, from_left)
-        root = torch.sqrt(p * p + 4 * slope * slope * u * (1 - u))
+        v, twice = 1 - u, slope + slope
+        rise = twice * torch.lerp(v, u, from_left)
+        root = torch.sqrt(torch.addcmul(p * p, twice * twice, u * v))
         fraction = rise / (rise + torch.lerp(-p, p, from_left) + root)  # no `abs`, which has derivative 0 at p = 0
         t = torch.lerp(1 - fraction, fraction, from_left)
     a, b = torch.lerp(d_left, slope, t), torch.lerp(slope, d_right, t)

@@ -116,8 +116,8 @@ def search(point: Tensor, raw: Tensor, bound: float, inverse: bool) -> tuple[Bin
     with torch.no_grad():
         # Numbers 1 and 0, and not bool, which takes several times longer. Sums under this mask, because the derivative of a
         # cumulative sum would be a flipped, summed and flipped copy.
-        ends = torch.arange(1, bins + 1, dtype=point.dtype, device=point.device)
-        ends = ends.mul_(floor).sub_(bound).div_(span).unsqueeze(1)
+        first_end, last_end = (floor - bound) / span, (bins * floor - bound) / span
+        ends = torch.linspace(first_end, last_end, bins, dtype=point.dtype, device=point.device).unsqueeze(1)
         reached = shares[int(inverse)].cumsum(0).add_(ends).le_(point / span)
         reached[-1] = 0  # so that rounding leaves no point without a bin
         count = reached.sum(0)

@@ -3,8 +3,8 @@
     z = (a, b)  ->  (a, g(b; theta(a, c))),      log |det| = sum_i log g'(b_i; theta_i(a, c))
 
 with g an affine map (Real NVP: Dinh et al. 2017, arXiv:1605.08803, equations 4 to 8) or the inverse of a monotone
-rational-quadratic spline (Durkan et al. 2019, arXiv:1906.04032). The determinant depends on what the *untouched* half a says, not on b.
-The next coupling moves a by what b says.
+rational-quadratic spline (Durkan et al. 2019, arXiv:1906.04032). The determinant depends on what the *untouched* half a
+says, not on b. The next coupling moves a by what b says.
 """
 
 from __future__ import annotations

@@ -31,15 +31,17 @@ def noise(method: Any, real: Tensor) -> Tensor:
 # By hand -------------------------------------------------------------------------------------------------------------
 
 
-def by_hand(method: dlkit.GAN, x: Tensor, batch_size: int, watch: Stopwatch) -> None:
+def by_hand(method: dlkit.GAN, x: Tensor, batch_size: int, watch: Stopwatch, keep: bool = True) -> None:
     """The loop of somebody who knows what costs time: whole batches by index, fused Adam, fakes without a graph, one pass of
     the critic over both halves, no gradients of the critic's parameters in the generator's step, and freed memory is kept.
 
     Args:
         method: for its networks, its latents and its optimizers' settings.
         x: all examples, (n, *data_shape), bytes or float32.
+        keep: whether freed memory is kept.
     """
-    keep_freed_memory()
+    if keep:
+        keep_freed_memory()
     generator, critic = method.generator, method.critic
     critic_optimizer = Adam(critic.parameters(), method.learning_rate, method.betas, fused=True)
     generator_optimizer = Adam(generator.parameters(), method.learning_rate, method.betas, fused=True)

@@ -123,8 +123,7 @@ class NNConvNet(nn.Module):
 
 
 def ours(edge_features: int) -> dlkit.MPNN:
-    """dlkit's, in a process like the command line's."""
-    keep_freed_memory()
+    """dlkit's."""
     return dlkit.MPNN(
         NODE_FEATURES, edge_features, 1, None, rounds=ROUNDS, hidden_size=HIDDEN, edge_hidden_size=EDGE_HIDDEN,
         readout="set2set", readout_steps=READOUT_STEPS,
@@ -179,6 +178,7 @@ def against_nn_conv(kind: str, target: str, repeats: int, steps: int) -> Row:
     assert difference < 1e-5, f"outputs differ by {difference}"
 
     def our_turn() -> Callable[[], float]:
+        keep_freed_memory()  # as the command line does
         method = ours(features)
         return stepping(method, method.configure_optimizers(), batches, steps)
 
@@ -211,7 +211,7 @@ def memory(kind: str, target: str) -> Row:
 
 
 def peak(kind: str, name: str) -> float:
-    """Megabytes that one step takes; to be called in a process of its own."""
+    """Megabytes that a step takes, freed memory given back as the C library does; to be called in a process of its own."""
     batches = molecules(kind, BATCH)
     features = batches[0].edge_attr.shape[1]
     network = ours(features) if name == "ours" else NNConvNet(features)

@@ -120,19 +120,24 @@ def training(examples: Examples, source: str, repeats: int) -> Iterator[Row]:
 # Sampling ------------------------------------------------------------------------------------------------------------
 
 
+def in_a_folder(draw: Callable[[str], None]) -> float:
+    """How long it takes; the folder is made before and removed after that."""
+    with tempfile.TemporaryDirectory() as folder:
+        return seconds(lambda: draw(folder))
+
+
 def sampling_rows(method: Any, twin: Any, repeats: int) -> Iterator[Row]:
     """The rows about drawing images: in memory, and with each one's own way of saving them."""
 
     def ours(save: bool) -> Callable[[], float]:
         keep_freed_memory()  # as sample.py does
 
-        def turn() -> None:
-            with tempfile.TemporaryDirectory() as folder:
-                x = method.sample(SAMPLES)
-                if save:
-                    np.savez(Path(folder, "samples.npz"), x=x.numpy())
+        def draw(folder: str) -> None:
+            x = method.sample(SAMPLES)
+            if save:
+                np.savez(Path(folder, "samples.npz"), x=x.numpy())
 
-        return lambda: seconds(turn)
+        return lambda: in_a_folder(draw)
 
     def theirs(save: bool) -> Callable[[], float]:
         from pythae.samplers import NormalSampler  # pyright: ignore[reportMissingImports]
@@ -140,11 +145,10 @@ def sampling_rows(method: Any, twin: Any, repeats: int) -> Iterator[Row]:
         sampler = NormalSampler(twin)
 
         @torch.no_grad()
-        def turn() -> None:
-            with tempfile.TemporaryDirectory() as folder:
-                sampler.sample(SAMPLES, output_dir=folder if save else None)  # pyright: ignore[reportArgumentType]
+        def draw(folder: str) -> None:
+            sampler.sample(SAMPLES, output_dir=folder if save else None)  # pyright: ignore[reportArgumentType]
 
-        return lambda: seconds(turn)
+        return lambda: in_a_folder(draw)
 
     for save, turns, note in ((False, repeats, "in memory"), (True, 1, "saved: one npz, a PNG each")):
         times = take_turns(turns, {"ours": lambda save=save: ours(save), "theirs": lambda save=save: theirs(save)})

@@ -74,7 +74,8 @@ def language_model(repeats: int, steps: int) -> Row:
 
 
 def bare_loop(data: CharText, watch: Stopwatch) -> None:
-    """A language model as a script writes it."""
+    """A language model as a script writes it, in a process that keeps freed memory too."""
+    keep_freed_memory()
     embedding = nn.Embedding(data.vocab_size, EMBEDDING)
     network = nn.LSTM(EMBEDDING, HIDDEN, LAYERS, batch_first=True)
     bridge, head = nn.Linear(HIDDEN, EMBEDDING), nn.Linear(EMBEDDING, data.vocab_size)

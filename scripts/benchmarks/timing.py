@@ -218,7 +218,7 @@ def in_markdown(rows: list[Row], conditions: str) -> str:
         f"What `scripts/benchmark.py --table` measured on {processor}: {conditions}.",
         "Two that are named behind a colon took turns, each in a process of its own; their times follow in that order.",
         "The command line's process keeps the memory that it frees (`dlkit.processes.keep_freed_memory`); so do ours here",
-        "and the loops by hand, which show what the Trainer costs. Plain loops and peers run as their users start them.",
+        "and the loops that show what the Trainer costs. Peers, and loops as they write them, run as their users start them.",
         "",
         "| | first | second | measured | aimed at | |",
         "|---|---|---|---|---|---|",

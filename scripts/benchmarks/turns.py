@@ -2,6 +2,7 @@
 
 What a process has freed, compiled or set for the whole of itself, as some libraries do when they are imported, is then its
 own: each is as fast as when it runs alone. The process that measures computes nothing with threads, which a fork would lose.
+A rival's process ends with the one that started it and can start none itself.
 """
 
 from __future__ import annotations
@@ -12,24 +13,24 @@ import logging
 import multiprocessing
 import os
 import pickle
-import statistics
 import sys
 import time
 import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
+import numpy as np
 import torch
 
 T = TypeVar("T")
 
 SIZES = 256, 128, 128  # of the products by which the machine's speed is told
 PRODUCTS = 200
-STEADY = 1.1  # times its shortest time, up to which a product counts as undisturbed
+FAST = 0.05  # quantile of all times of a product that counts as the machine undisturbed
+STEADY = 1.1  # times that, up to which a product counts as undisturbed
 BEGINNING = 40  # looks at the machine before anything is measured
 PAUSE = 0.25  # seconds between two looks
 ROUNDS_AGAIN = 2  # how often a disturbed round is taken anew
-FORK = multiprocessing.get_context("fork")
 
 
 class Settings:
@@ -37,11 +38,17 @@ class Settings:
 
     Attributes:
         threads: of every rival.
+        watched: whether the machine is looked at.
         patience: seconds that the whole of it may still wait for an undisturbed machine.
+        rounds: that were counted.
+        disturbed: how many of them while the machine was disturbed.
     """
 
     threads = 1
+    watched = False
     patience = 0.0
+    rounds = 0
+    disturbed = 0
 
 
 def start(threads: int | None, patience: float) -> int:
@@ -49,44 +56,53 @@ def start(threads: int | None, patience: float) -> int:
 
     Args:
         threads: of every rival, or None for as many as this process has.
-        patience: seconds that may be waited for an undisturbed machine.
+        patience: seconds that may be waited for an undisturbed machine; with 0 nobody looks at it.
+
+    Raises:
+        OSError: a system that cannot fork.
     """
+    if "fork" not in multiprocessing.get_all_start_methods():
+        raise OSError("the benchmark forks a process for each rival, which this system cannot: measure on Linux")
     Settings.threads = threads or torch.get_num_threads()
-    Settings.patience = patience
+    Settings.watched, Settings.patience = patience > 0, patience
     torch.set_num_threads(1)
     return Settings.threads
 
 
 class Worker:
-    """A process that makes a function, and calls it each time that it is asked.
+    """A process that makes a function, and returns what it returns each time that it is asked.
 
     Args:
+        name: of the rival, for what goes wrong.
         make: called in the process, where it may take what it needs from this one.
 
     Raises:
-        RuntimeError: what went wrong there.
+        RuntimeError: `make` or the function failed, or the process was ended.
     """
 
-    def __init__(self, make: Callable[[], Callable[[], Any]]) -> None:
-        self.connection, other = FORK.Pipe()
-        self.process = FORK.Process(target=serve, args=(other, self.connection, make), daemon=True)
+    def __init__(self, name: str, make: Callable[[], Callable[[], Any]]) -> None:
+        self.name = name
+        context: Any = multiprocessing.get_context("fork")
+        self.connection, other = context.Pipe()
+        self.process = context.Process(target=serve, args=(other, self.connection, make), daemon=True)
         self.process.start()
         other.close()
         self.answer()
 
     def __call__(self) -> Any:
-        self.connection.send_bytes(b"again")
+        with contextlib.suppress(OSError):  # the answer says that nobody listens
+            self.connection.send_bytes(b"again")
         return self.answer()
 
     def answer(self) -> Any:
         """What the process says."""
         try:
             error, value = pickle.loads(self.connection.recv_bytes())
-        except EOFError:
+        except (EOFError, OSError):
             self.process.join()
-            raise RuntimeError(f"a rival's process ended with exit code {self.process.exitcode}") from None
+            raise RuntimeError(f"the process of {self.name} was ended: exit code {self.process.exitcode}") from None
         if error:
-            raise RuntimeError(error)
+            raise RuntimeError(f"{self.name} failed:\n{error}")
         return value
 
     def close(self) -> None:
@@ -98,9 +114,10 @@ class Worker:
 
 
 def serve(connection: Any, asking: Any, make: Callable[[], Callable[[], Any]]) -> NoReturn:
-    """The process of a rival: answers until nobody asks any more. Its progress bars and log lines, which are still written,
-    stay out of the table."""
-    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115, as long as the process
+    """The process of a rival: answers until nobody asks any more. Whatever it prints stays out of the table."""
+    sys.stdout = sys.stderr = nowhere = open(os.devnull, "w")  # noqa: SIM115, as long as the process
+    for output in (1, 2):  # libraries' own
+        os.dup2(nowhere.fileno(), output)
     logging.disable(logging.WARNING)
     torch.set_num_threads(Settings.threads)
     asking.close()  # the other end, or this process would never see that nobody holds it any more
@@ -118,8 +135,12 @@ def serve(connection: Any, asking: Any, make: Callable[[], Callable[[], Any]]) -
 
 
 def alone(function: Callable[[], T]) -> T:
-    """Calls a function in a process of its own, for what it returns."""
-    worker = Worker(lambda: function)
+    """Calls a function in a process of its own, for what it returns.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    worker = Worker("what is found out in a process of its own", lambda: function)
     try:
         return worker()
     finally:
@@ -129,25 +150,33 @@ def alone(function: Callable[[], T]) -> T:
 def take_turns(repeats: int, rivals: dict[str, Callable[[], Callable[[], T]]]) -> dict[str, list[T]]:
     """Calls every rival once to warm up and then `repeats` times, each after the other: what they return.
 
-    A round counts where the machine was undisturbed before and after it; else it is taken again, a few times.
+    A round counts where the machine was undisturbed before and after it; else it is taken again, a few times, and the last
+    of them counts as a disturbed one.
 
     Args:
         rivals: each is called in its own process and returns what is called in turn.
+
+    Raises:
+        RuntimeError: one of them failed.
     """
     found: dict[str, list[T]] = {name: [] for name in rivals}
     workers: dict[str, Worker] = {}
     try:
         for name, make in rivals.items():
-            workers[name] = Worker(make)
+            workers[name] = Worker(name, make)
         for worker in workers.values():
             worker()
         for repeat in range(repeats):
             names = list(rivals) if repeat % 2 else list(reversed(rivals))
+            undisturbed, answers = False, {}
             for _ in range(1 + ROUNDS_AGAIN):
-                wait_until_steady()
+                before = wait_until_steady()
                 answers = {name: workers[name]() for name in names}
-                if Settings.patience <= 0 or steady():
+                undisturbed = before and steady()
+                if undisturbed or Settings.patience <= 0:
                     break
+            Settings.rounds += 1
+            Settings.disturbed += not undisturbed
             for name, answer in answers.items():
                 found[name].append(answer)
     finally:
@@ -158,28 +187,34 @@ def take_turns(repeats: int, rivals: dict[str, Callable[[], Callable[[], T]]]) -
 
 # The machine's speed -------------------------------------------------------------------------------------------------
 #
-# Where the cores of a virtual machine are lent to others, or do not lie side by side, threads that exchange data take half as
+# Where the cores of a virtual machine are lent to others, or do not share a cache, threads that exchange data take half as
 # long again, which is more than most of what is measured here.
 
 
-def wait_until_steady() -> None:
-    """Waits, as long as there is patience left."""
-    while Settings.patience > 0 and not steady():
+def wait_until_steady() -> bool:
+    """Waits, as long as there is patience left, for an undisturbed machine; whether it is one."""
+    while not (found := steady()) and Settings.patience > 0:
+        begin = time.monotonic()
         time.sleep(PAUSE)
-        Settings.patience -= PAUSE
+        Settings.patience -= time.monotonic() - begin
+    return found
 
 
 def steady() -> bool:
-    """Whether all threads together multiply small matrices about as fast as at their best in this run of the benchmark."""
+    """Whether all threads together multiply small matrices about as fast as when this run of the benchmark is undisturbed."""
+    if not Settings.watched:
+        return True
     worker, times = gauge()
+    begin = time.monotonic()
     times.append(worker())
-    return times[-1] <= STEADY * min(times)
+    Settings.patience -= time.monotonic() - begin
+    return times[-1] <= STEADY * float(np.quantile(times, FAST))
 
 
 @functools.cache
 def gauge() -> tuple[Worker, list[float]]:
     """What measures a small product, and all times that it took."""
-    worker, times = Worker(lambda: product), []
+    worker, times = Worker("the gauge of the machine", lambda: product), []
     for _ in range(BEGINNING):
         times.append(worker())
         time.sleep(PAUSE)
@@ -195,4 +230,4 @@ def product() -> float:
         begin = time.perf_counter()
         torch.mm(one, other, out=out)
         times.append(time.perf_counter() - begin)
-    return statistics.median(times)
+    return float(np.median(times))

@@ -97,7 +97,7 @@ def test_the_benchmark_measures_each_rival_in_turn_and_names_those_that_are_abse
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "rows.json").read_text())
     lines = done.stdout.splitlines()[2:]
-    assert len(rows) == len(lines) == 8
+    assert len(rows) == len(lines) == 9
     for row, line in zip(rows, lines, strict=True):
         assert line.startswith(row["name"])
         if row["ours"] is None:
@@ -106,7 +106,7 @@ def test_the_benchmark_measures_each_rival_in_turn_and_names_those_that_are_abse
             assert row["ours"] > 0
             assert row["theirs"] > 0
             assert line.count(" a second (") == 2
-    assert [row["unit"] for row in rows if "torchgan" not in row["name"]] == ["ms"] * 6
+    assert [row["unit"] for row in rows if "torchgan" not in row["name"]] == ["ms"] * 7
 
 
 def test_flows_are_measured_against_each_library_and_those_that_are_absent_or_cannot_compile_are_named(fit, tmp_path):
@@ -116,7 +116,7 @@ def test_flows_are_measured_against_each_library_and_those_that_are_absent_or_ca
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "rows.json").read_text())
     table = (tmp_path / "a" / "speed.md").read_text().splitlines()
-    assert "1 threads bound to cores, medians of 2 turns" in table[2]
+    assert ", threads not bound to cores: 1, medians of 2 turns." in table[2]
     assert [line.split(" | ")[0] for line in table[9:]] == [f"| {row['name']}" for row in rows]
     assert {line.count("|") for line in table[7:]} == {7}
     lines = done.stdout.splitlines()[2:]
