@@ -169,7 +169,7 @@ class VAE(Method):
 
     def reparameterize(self, mean: Tensor, log_sigma: Tensor) -> Tensor:
         """z = sigma * eps + mu, eps ~ N(0, 1): any shape -> the same shape."""
-        return torch.exp(log_sigma) * torch.randn_like(mean) + mean
+        return torch.addcmul(mean, torch.exp(log_sigma), torch.randn_like(mean))
 
     def log_likelihood(self, x: Tensor, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """log p(x | z): x (batch, *data_shape), z (batch, latent_dim) or (K, batch, latent_dim) -> (batch,) or (K, batch)."""
@@ -222,12 +222,10 @@ class VAE(Method):
             bound = importance_bound(log_weights).mean()
             terms = {"elbo": log_weights.mean()}
         else:
-            reconstruction, kl = self.elbo_terms(x, labels)
-            mean_kl = kl.mean(0)
-            if self.training and self.free_bits:
-                mean_kl = mean_kl.clamp(min=self.free_bits)
-            bound = reconstruction.mean() - self.kl_weight() * mean_kl.sum()
-            terms = {"reconstruction": reconstruction.mean(), "kl": kl.sum(1).mean()}
+            reconstruction, kl = (term.mean(0) for term in self.elbo_terms(x, labels))
+            terms = {"reconstruction": reconstruction, "kl": kl.sum()}
+            penalty = kl.clamp(min=self.free_bits).sum() if self.training and self.free_bits else terms["kl"]
+            bound = reconstruction - self.kl_weight() * penalty
         if self.likelihood == "gaussian" and self.sigma == "learned-shared":
             terms["sigma"] = SIGMA_FLOOR + torch.exp(self.raw_log_sigma.detach())
         return -bound, terms

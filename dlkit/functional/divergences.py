@@ -21,7 +21,7 @@ def kl_to_standard_normal(mean: Tensor, log_sigma: Tensor) -> Tensor:
     Returns:
         The same shape, nats, never negative.
     """
-    return 0.5 * (mean.square() + torch.exp(2 * log_sigma) - 1) - log_sigma
+    return 0.5 * (mean.square() + torch.expm1(2 * log_sigma)) - log_sigma
 
 
 def importance_bound(log_weights: Tensor, dim: int = 0) -> Tensor:
