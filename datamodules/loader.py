@@ -108,7 +108,7 @@ class Loader(EpochLoader):
 
     @classmethod
     def of(cls, examples: Examples, batch_size: int, shuffle: bool = False, seed: int = 0) -> Loader:
-        """A loader of `Examples`: x (n, *shape) of any dtype, and y (n,) or None, on the CPU."""
+        """A loader of `Examples`: x (n, *shape) of any dtype that `index_select` takes, and y (n,) or None, on the CPU."""
 
         def take(rows: Tensor) -> Examples:
             return examples.map(lambda part: part.index_select(0, rows))  # copies whole rows; part[rows] looks up every number

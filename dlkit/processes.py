@@ -10,6 +10,7 @@ import torch
 from torch import distributed
 
 LARGE_BLOCK = 32 << 20  # bytes, the most that glibc takes
+SETTINGS = {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_TOP_PAD_"}
 
 
 def accelerator() -> str:
@@ -22,12 +23,13 @@ def keep_freed_memory() -> None:
     """Lets the C library keep what is freed for what is allocated next, where it would give much of it back to the system.
 
     Every step allocates what the last one freed, and each page that the system hands out anew is cleared and costs a fault
-    (docs/speed.md has what that makes). Blocks above 32 MiB still go back. That is how far glibc raises this limit by itself,
+    (`scripts/benchmark.py adversarial` measures what that makes). Blocks above 32 MiB still go back. That is how far glibc raises this limit by itself,
     once such a block was freed; from then on it may hold more than was ever in use at once, where blocks that grow leave holes
     between smaller ones in use. The command line calls it; a program of your own may. It acts on the whole process and what it
-    forks, and on glibc alone, and leaves settings that the environment has made (`MALLOC_...`, `GLIBC_TUNABLES`) as they are.
+    forks, and on glibc alone, and leaves limits that the environment has set (`MALLOC_TRIM_THRESHOLD_` and the like, or
+    `GLIBC_TUNABLES`) as they are.
     """
-    if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
+    if SETTINGS & os.environ.keys() or "glibc.malloc." in os.environ.get("GLIBC_TUNABLES", ""):
         return
     trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
     try:

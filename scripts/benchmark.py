@@ -9,12 +9,12 @@ many sentences at once. flows: normalizing flows against zuko, nflows, normflows
 against torch_geometric's layers. The files in benchmarks/ say what is compared with what; without a section all are measured.
 
 Times depend on the machine and on its load; the ratios much less, because the rivals take turns, each in a process of its own,
-and because a round is taken again when the machine became slower meanwhile (waiting for it takes ten minutes in all at most,
-and is not done with --steps; the last line says how many rounds had to be taken as they came). Without --threads there is a
-thread for each core and bound to it, so that no scheduler puts two on one. On a machine that others use, --threads 1 gives
-steadier ratios: threads that wait for each other lose their time slices. A rival that is not installed is named in its row:
-pip install dlkit[bench], and pip install --no-deps torchgan==0.1.0, which would bring torchvision along and runs here without
-it. Joey NMT is installed as benchmarks/joeynmt_rival.py says.
+and because a round is taken again, twice at most, when the machine became slower meanwhile. Waiting for that takes ten minutes
+in all at most, and the last line says how many rounds had to be taken as they came; with --steps nobody looks or waits. Without
+--threads there are as many as PyTorch takes, one a core, and each is bound to its own, so that no scheduler puts two on one.
+On a machine that others use, --threads 1 gives steadier ratios: threads that wait for each other lose their time slices. A
+rival that is not installed is named in its row: pip install dlkit[bench], and pip install --no-deps torchgan==0.1.0, which
+would bring torchvision along and runs here without it. Joey NMT is installed as benchmarks/joeynmt_rival.py says.
 """
 
 from __future__ import annotations
@@ -57,6 +57,8 @@ def main() -> None:
         parser.error(f"--repeats {arguments.repeats}: a median needs at least 2")
     if arguments.steps is not None and arguments.steps < 1:
         parser.error(f"--steps {arguments.steps}: a turn has at least 1")
+    if arguments.threads is not None and arguments.threads < 1:
+        parser.error(f"--threads {arguments.threads}: a rival has at least 1")
     try:
         threads = start(arguments.threads, PATIENCE if arguments.steps is None else 0)
     except OSError as error:
@@ -75,20 +77,25 @@ def main() -> None:
         "graphs": lambda: graphs.rows(arguments.repeats, arguments.steps),
     }
     rows: list[Row] = []
-    for section in sections:
-        for line in made[section]():
-            show(line)
-            rows.append(line)
-    if Settings.watched:
-        share = f"{Settings.disturbed} of {Settings.rounds} rounds while the machine was slower than at other times"
-        print(share)
-        conditions = f"{conditions}, {share}"
-    if arguments.json is not None:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps([line._asdict() for line in rows], indent=2) + "\n")
-    if arguments.table is not None:
-        arguments.table.parent.mkdir(parents=True, exist_ok=True)
-        arguments.table.write_text(in_markdown(rows, conditions))
+    try:
+        for section in sections:
+            for line in made[section]():
+                show(line)
+                rows.append(line)
+    finally:  # what was measured is worth having even where a later row fails
+        if Settings.watched:
+            share = f"{Settings.disturbed} of {Settings.rounds} rounds while the machine was slower than at other times"
+            print(share)
+            conditions = f"{conditions}, {share}"
+        write(arguments.json, json.dumps([line._asdict() for line in rows], indent=2) + "\n")
+        write(arguments.table, in_markdown(rows, conditions))
+
+
+def write(path: Path | None, text: str) -> None:
+    """Writes a file that was asked for."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
 
 
 if __name__ == "__main__":

@@ -71,8 +71,7 @@ def within(point: Tensor, at: Bin, inverse: bool) -> tuple[Tensor, Tensor, Tenso
     """y and log dy/dx of points in their bins, or of the inverse x and log dx/dy; and the place t in the bin."""
     left, bottom, width, height, d_left, d_right = at
     t = (point - bottom) / height if inverse else (point - left) / width
-    inside = t.clamp(0, 1)  # rounding leads out at a knot, where `clamp` has no derivative
-    t = t - (t - inside).detach() if torch.is_grad_enabled() else inside
+    t = t - (t - t.clamp(0, 1)).detach()  # rounding leads out at a knot, where `clamp` alone has no derivative
     slope = height / width
     if inverse:
         # The root from the end of the bin where nothing cancels: the mirrored bin has 1 - t, 1 - u and -p.

@@ -137,8 +137,7 @@ def give_weights(theirs: NNConvNet, method: dlkit.MPNN) -> None:
     assert method.readout is not None
     theirs.first.load_state_dict(method.embed.state_dict())
     theirs.edges[0].load_state_dict(network.hidden.state_dict())
-    for own, layer in zip(method.head, (theirs.head[0], theirs.head[2]), strict=True):
-        layer.load_state_dict(own.state_dict())
+    theirs.head.load_state_dict(method.head.state_dict())
     theirs.matrices.weight.copy_(network.weight[1:].flatten(1).T)
     theirs.matrices.bias.copy_(network.weight[0].flatten())
     for recurrent, cell in ((theirs.update, method.rounds.updates[0]), (theirs.readout.lstm, method.readout.cell)):

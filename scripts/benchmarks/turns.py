@@ -26,8 +26,7 @@ T = TypeVar("T")
 
 SIZES = 256, 128, 128  # of the products by which the machine's speed is told
 PRODUCTS = 200
-FAST = 0.05  # quantile of all times of a product that counts as the machine undisturbed
-STEADY = 1.1  # times that, up to which a product counts as undisturbed
+STEADY = 1.1  # times its third shortest time, up to which a product counts as undisturbed
 BEGINNING = 40  # looks at the machine before anything is measured
 PAUSE = 0.25  # seconds between two looks
 ROUNDS_AGAIN = 2  # how often a disturbed round is taken anew
@@ -63,7 +62,7 @@ def start(threads: int | None, patience: float) -> int:
     """
     if "fork" not in multiprocessing.get_all_start_methods():
         raise OSError("the benchmark forks a process for each rival, which this system cannot: measure on Linux")
-    Settings.threads = threads or torch.get_num_threads()
+    Settings.threads = torch.get_num_threads() if threads is None else threads
     Settings.watched, Settings.patience = patience > 0, patience
     torch.set_num_threads(1)
     return Settings.threads
@@ -87,7 +86,11 @@ class Worker:
         self.process = context.Process(target=serve, args=(other, self.connection, make), daemon=True)
         self.process.start()
         other.close()
-        self.answer()
+        try:
+            self.answer()
+        except BaseException:
+            self.close()
+            raise
 
     def __call__(self) -> Any:
         with contextlib.suppress(OSError):  # the answer says that nobody listens
@@ -97,41 +100,49 @@ class Worker:
     def answer(self) -> Any:
         """What the process says."""
         try:
-            error, value = pickle.loads(self.connection.recv_bytes())
+            said = self.connection.recv_bytes()
         except (EOFError, OSError):
             self.process.join()
             raise RuntimeError(f"the process of {self.name} was ended: exit code {self.process.exitcode}") from None
+        error, value = pickle.loads(said)
         if error:
             raise RuntimeError(f"{self.name} failed:\n{error}")
         return value
 
     def close(self) -> None:
         """Ends the process."""
-        with contextlib.suppress(OSError):  # it may have ended
-            self.connection.send_bytes(b"")
+        self.connection.close()  # whatever it still wants to say
+        self.process.terminate()
         self.process.join()
-        self.connection.close()
 
 
 def serve(connection: Any, asking: Any, make: Callable[[], Callable[[], Any]]) -> NoReturn:
     """The process of a rival: answers until nobody asks any more. Whatever it prints stays out of the table."""
-    sys.stdout = sys.stderr = nowhere = open(os.devnull, "w")  # noqa: SIM115, as long as the process
-    for output in (1, 2):  # libraries' own
-        os.dup2(nowhere.fileno(), output)
-    logging.disable(logging.WARNING)
-    torch.set_num_threads(Settings.threads)
     asking.close()  # the other end, or this process would never see that nobody holds it any more
     try:
+        sys.stdout = sys.stderr = nowhere = open(os.devnull, "w")  # noqa: SIM115, as long as the process
+        for output in (1, 2):  # libraries' own
+            os.dup2(nowhere.fileno(), output)
+        logging.disable(logging.WARNING)
+        torch.set_num_threads(Settings.threads)
         turn = make()
         connection.send_bytes(pickle.dumps((None, None)))
-        while connection.recv_bytes():
+        while asked(connection):
             connection.send_bytes(pickle.dumps((None, turn())))
-    except EOFError:
-        pass
     except BaseException:
-        connection.send_bytes(pickle.dumps((traceback.format_exc(), None)))
+        with contextlib.suppress(OSError):  # nobody may be there to hear it
+            connection.send_bytes(pickle.dumps((traceback.format_exc(), None)))
     finally:
         os._exit(0)
+
+
+def asked(connection: Any) -> bool:
+    """Waits to be asked; False where whoever asks has gone."""
+    try:
+        connection.recv_bytes()
+    except EOFError:
+        return False
+    return True
 
 
 def alone(function: Callable[[], T]) -> T:
@@ -204,11 +215,11 @@ def steady() -> bool:
     """Whether all threads together multiply small matrices about as fast as when this run of the benchmark is undisturbed."""
     if not Settings.watched:
         return True
-    worker, times = gauge()
     begin = time.monotonic()
+    worker, times = gauge()
     times.append(worker())
     Settings.patience -= time.monotonic() - begin
-    return times[-1] <= STEADY * float(np.quantile(times, FAST))
+    return times[-1] <= STEADY * sorted(times)[2]  # not the shortest: a single look may be wrong
 
 
 @functools.cache

@@ -109,6 +109,22 @@ def test_the_benchmark_measures_each_rival_in_turn_and_names_those_that_are_abse
     assert [row["unit"] for row in rows if "torchgan" not in row["name"]] == ["ms"] * 7
 
 
+@pytest.mark.parametrize(("option", "value"), [("--threads", 0), ("--repeats", 1), ("--steps", 0)])
+def test_the_benchmark_refuses_numbers_that_are_too_small(fit, option, value):
+    done = fit("latent", option, value, script=SCRIPTS / "benchmark.py")
+    assert done.returncode == 2
+    assert f"{option} {value}: a " in done.stderr
+
+
+def test_both_graph_networks_of_the_benchmark_give_the_same(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    from benchmarks import graphs
+
+    for kind in ("complete graphs", "bonds", "kinds of bonds"):
+        batch = graphs.molecules(kind, 3)[0]
+        assert graphs.difference_of_outputs(batch.edge_attr.shape[1], batch) < 1e-5
+
+
 def test_flows_are_measured_against_each_library_and_those_that_are_absent_or_cannot_compile_are_named(fit, tmp_path):
     quick = ("--repeats", 2, "--steps", 1, "--threads", 1)
     written = ("--json", "rows.json", "--table", "a/speed.md")
@@ -117,8 +133,8 @@ def test_flows_are_measured_against_each_library_and_those_that_are_absent_or_ca
     rows = json.loads((tmp_path / "rows.json").read_text())
     table = (tmp_path / "a" / "speed.md").read_text().splitlines()
     assert ", threads not bound to cores: 1, medians of 2 turns." in table[2]
-    assert [line.split(" | ")[0] for line in table[9:]] == [f"| {row['name']}" for row in rows]
-    assert {line.count("|") for line in table[7:]} == {7}
+    assert [line.split(" | ")[0] for line in table[10:]] == [f"| {row['name']}" for row in rows]
+    assert {line.count("|") for line in table[8:]} == {7}
     lines = done.stdout.splitlines()[2:]
     assert len(rows) == len(lines) == 2 * (3 + 1) + 2 * (4 + 1) + 2 * 2 + 1 + 2
     for row, line in zip(rows, lines, strict=True):
