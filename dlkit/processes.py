@@ -23,11 +23,11 @@ def keep_freed_memory() -> None:
     """Lets the C library keep what is freed for what is allocated next, where it would give much of it back to the system.
 
     Every step allocates what the last one freed, and each page that the system hands out anew is cleared and costs a fault
-    (`scripts/benchmark.py adversarial` measures what that makes). Blocks above 32 MiB still go back. That is how far glibc raises this limit by itself,
-    once such a block was freed; from then on it may hold more than was ever in use at once, where blocks that grow leave holes
-    between smaller ones in use. The command line calls it; a program of your own may. It acts on the whole process and what it
-    forks, and on glibc alone, and leaves limits that the environment has set (`MALLOC_TRIM_THRESHOLD_` and the like, or
-    `GLIBC_TUNABLES`) as they are.
+    (`scripts/benchmark.py adversarial` measures what that makes). Blocks above 32 MiB still go back. That is how far glibc
+    raises this limit by itself, once such a block was freed; from then on it may hold more than was ever in use at once, where
+    blocks that grow leave holes between smaller ones in use. The command line calls it; a program of your own may. It acts on
+    the whole process and what it forks, and on glibc alone, and leaves limits that the environment has set
+    (`MALLOC_TRIM_THRESHOLD_` and the like, or `GLIBC_TUNABLES`) as they are.
     """
     if SETTINGS & os.environ.keys() or "glibc.malloc." in os.environ.get("GLIBC_TUNABLES", ""):
         return
