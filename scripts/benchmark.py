@@ -32,7 +32,7 @@ os.environ["OMP_PROC_BIND"] = str(not any(word.startswith("--threads") for word 
 import torch
 from benchmarks import adversarial, flows, graphs, latent, sequences
 from benchmarks.timing import Row, in_markdown, show, show_header
-from benchmarks.turns import Settings, start
+from benchmarks.turns import Settings, apart, start
 
 from dlkit.evaluation import silence_nags
 
@@ -79,7 +79,7 @@ def main() -> None:
     rows: list[Row] = []
     try:
         for section in sections:
-            for line in made[section]():
+            for line in apart(f"the section {section}", made[section]):
                 show(line)
                 rows.append(line)
     finally:  # what was measured is worth having even where a later row fails

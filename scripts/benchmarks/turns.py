@@ -3,6 +3,9 @@
 What a process has freed, compiled or set for the whole of itself, as some libraries do when they are imported, is then its
 own: each is as fast as when it runs alone. The process that measures computes nothing with threads, which a fork would lose.
 A rival's process ends with the one that started it and can start none itself.
+
+What a process loads and frees before it forks counts too: a C library that was once given back a large block keeps more from
+then on. So every section of the benchmark has a process of its own as well, and begins as its first command would.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import pickle
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
@@ -65,6 +68,8 @@ def start(threads: int | None, patience: float) -> int:
     Settings.threads = torch.get_num_threads() if threads is None else threads
     Settings.watched, Settings.patience = patience > 0, patience
     torch.set_num_threads(1)
+    if Settings.watched:
+        gauge()  # the same for all sections
     return Settings.threads
 
 
@@ -74,16 +79,17 @@ class Worker:
     Args:
         name: of the rival, for what goes wrong.
         make: called in the process, where it may take what it needs from this one.
+        rivals: whether the process may start others.
 
     Raises:
         RuntimeError: `make` or the function failed, or the process was ended.
     """
 
-    def __init__(self, name: str, make: Callable[[], Callable[[], Any]]) -> None:
+    def __init__(self, name: str, make: Callable[[], Callable[[], Any]], rivals: bool = False) -> None:
         self.name = name
         context: Any = multiprocessing.get_context("fork")
         self.connection, other = context.Pipe()
-        self.process = context.Process(target=serve, args=(other, self.connection, make), daemon=True)
+        self.process = context.Process(target=serve, args=(other, self.connection, make), daemon=not rivals)
         self.process.start()
         other.close()
         try:
@@ -154,6 +160,33 @@ def alone(function: Callable[[], T]) -> T:
     worker = Worker("what is found out in a process of its own", lambda: function)
     try:
         return worker()
+    finally:
+        worker.close()
+
+
+def apart(name: str, rows: Callable[[], Iterator[T]]) -> Iterator[T]:
+    """What an iterator gives, each as it comes, made in a process of its own that may start others.
+
+    Args:
+        name: for what goes wrong.
+        rows: makes the iterator, in that process.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+
+    def make() -> Callable[[], tuple[T | None, float, int, int]]:
+        torch.set_num_threads(1)  # as in this process: what it starts has threads
+        given = rows()
+        return lambda: (next(given, None), Settings.patience, Settings.rounds, Settings.disturbed)
+
+    worker = Worker(name, make, rivals=True)
+    try:
+        while True:
+            found, Settings.patience, Settings.rounds, Settings.disturbed = worker()
+            if found is None:
+                return
+            yield found
     finally:
         worker.close()
 

@@ -100,6 +100,32 @@ def test_answers_may_be_large_and_nobody_has_to_wait_for_them(turns):
     assert not worker.process.is_alive()
 
 
+def test_rows_come_one_by_one_from_a_process_that_starts_rivals_of_its_own(turns):
+    def rows():
+        yield os.getpid(), os.getppid()
+        found = turns.take_turns(2, {"one": lambda: os.getpid, "other": lambda: os.getppid})
+        yield found["one"][0], found["other"][0]
+
+    section, rivals = list(turns.apart("a section", rows))
+    assert section[1] == os.getpid()
+    assert rivals[1] == section[0]
+    assert rivals[0] not in (section[0], os.getpid())
+    assert (turns.Settings.rounds, turns.Settings.disturbed) == (2, 0)
+    assert not alive(section[0])
+
+
+def test_a_section_that_fails_is_named_after_the_rows_before_it(turns):
+    def rows():
+        yield 1
+        fails()
+
+    given = turns.apart("the section adversarial", rows)
+    assert next(given) == 1
+    with pytest.raises(RuntimeError, match="the section adversarial failed") as error:
+        next(given)
+    assert "what went wrong" in str(error.value)
+
+
 def test_a_rival_ends_with_the_process_that_started_it(tmp_path):
     program = f"""
 import os, sys
