@@ -10,7 +10,7 @@ import torch
 from torch import distributed
 
 LARGE_BLOCK = 32 << 20  # bytes, the most that glibc takes
-SETTINGS = {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_TOP_PAD_"}
+LIMITS = {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_TOP_PAD_"}  # glibc's variables
 
 
 def accelerator() -> str:
@@ -29,7 +29,7 @@ def keep_freed_memory() -> None:
     the whole process and what it forks, and on glibc alone, and leaves limits that the environment has set
     (`MALLOC_TRIM_THRESHOLD_` and the like, or `GLIBC_TUNABLES`) as they are.
     """
-    if SETTINGS & os.environ.keys() or "glibc.malloc." in os.environ.get("GLIBC_TUNABLES", ""):
+    if LIMITS & os.environ.keys() or "glibc.malloc." in os.environ.get("GLIBC_TUNABLES", ""):
         return
     trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
     try:

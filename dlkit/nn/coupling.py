@@ -178,7 +178,7 @@ def couplings(
     """
     if features < 2:
         raise ValueError(f"{features} feature cannot be cut into two halves: give data of two or more, or transform='maf'")
-    first, second = torch.arange(features)[::2], torch.arange(features)[1::2]
+    first, second = torch.arange(0, features, 2), torch.arange(1, features, 2)
 
     def conditioner(read: int, moved: int) -> nn.Module:
         sizes = [read + context_features, *hidden_dims]
