@@ -71,6 +71,7 @@ class Flow(Method):
     """
 
     compiled_networks = ("network",)
+    compiled_functions = ("objective",)
 
     def __init__(
         self,
@@ -218,6 +219,15 @@ class Flow(Method):
         """log p(x), of pixels the lower bound with one draw of the noise: (batch, *data_shape) -> (batch,), nats."""
         if not self.num_levels:
             return self.log_density(x, labels)
+        y, log_det = self.dequantize(x.float())
+        return self.log_density(y, labels) + log_det
+
+    def check_pixels(self, x: Tensor) -> None:
+        """Refuses pixels outside [0, 1].
+
+        Raises:
+            ValueError: there are some.
+        """
         check_examples(x, self.data_shape, "Flow")
         # Looked at on the CPU, and on an accelerator only at the start: the look makes the step wait for the device.
         if (x.is_cpu or self.global_step == 0) and x.numel():
@@ -227,18 +237,22 @@ class Flow(Method):
                     f"num_levels={self.num_levels} is for pixels in [0, 1] and the data spans [{low:g}, {high:g}]: "
                     f"rescale it, or use num_levels=0"
                 )
-        y, log_det = self.dequantize(x.float())
-        return self.log_density(y, labels) + log_det
 
     # The objective ---------------------------------------------------------------------------------------------------
 
     def loss(self, batch: Examples) -> tuple[Tensor, Terms]:
+        if self.num_levels:
+            self.check_pixels(batch.x)
         if self.base == "uniform" and batch.x.is_cpu and float(batch.x.abs().max()) > self.bound:
             raise ValueError(
                 f"the data reaches {float(batch.x.abs().max()):g} and base='uniform' ends at bound={self.bound:g}: raise bound"
             )
-        loss = -self.log_likelihood(batch.x, self.labels(batch)).mean()
+        loss = self.objective(batch.x, self.labels(batch))
         return loss, self.terms(loss)
+
+    def objective(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        """The mean of -log p(x), nats."""
+        return -self.log_likelihood(x, labels).mean()
 
     def labels(self, batch: Examples) -> Tensor | None:
         """The batch's labels, for a flow that looks at them."""
@@ -266,6 +280,7 @@ class Flow(Method):
         """
         if not self.num_levels:
             return self.log_density(x, labels)
+        self.check_pixels(x)
         return importance_bound(torch.stack([self.log_likelihood(x, labels) for _ in range(num_samples)]))
 
     @ability

@@ -137,8 +137,9 @@ class Couplings(Transform):
         """(batch, features) -> both halves."""
         if not self.element.feature_major:
             return [x.index_select(1, self.first), x.index_select(1, self.second)]
-        rows = x.t().contiguous()
-        return [rows.index_select(0, self.first).t(), rows.index_select(0, self.second).t()]
+        # In one piece, which a compiler then writes once and at once.
+        rows = x.t().contiguous().index_select(0, torch.cat([self.first, self.second]))
+        return [half.t() for half in rows.split([len(self.first), len(self.second)])]
 
     def join(self, halves: list[Tensor]) -> Tensor:
         """Both halves -> (batch, features)."""
