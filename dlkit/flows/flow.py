@@ -154,7 +154,9 @@ class Flow(Method):
             ValueError: labels or contexts that are missing, or of another width.
         """
         if self.num_classes is not None:
-            return F.one_hot(check_labels(labels, self.num_classes, "a conditional flow"), self.num_classes).to(self.dtype)
+            if labels is None or not torch.compiler.is_compiling():  # a look at their values would break what is compiled
+                labels = check_labels(labels, self.num_classes, "a conditional flow")
+            return F.one_hot(labels, self.num_classes).to(self.dtype)
         if not self.context_features:
             return None
         if labels is None or tuple(labels.shape) != (count, self.context_features):
@@ -247,11 +249,14 @@ class Flow(Method):
             raise ValueError(
                 f"the data reaches {float(batch.x.abs().max()):g} and base='uniform' ends at bound={self.bound:g}: raise bound"
             )
-        loss = self.objective(batch.x, self.labels(batch))
+        labels = self.labels(batch)
+        if self.num_classes is not None:
+            check_labels(labels, self.num_classes, "a conditional flow")
+        loss = self.objective(batch.x, labels)
         return loss, self.terms(loss)
 
     def objective(self, x: Tensor, labels: Tensor | None) -> Tensor:
-        """The mean of -log p(x), nats."""
+        """The mean of -log p(x), nats; `loss` has looked at the values of x and the labels."""
         return -self.log_likelihood(x, labels).mean()
 
     def labels(self, batch: Examples) -> Tensor | None:

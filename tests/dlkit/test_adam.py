@@ -167,3 +167,14 @@ def test_groups_have_their_own_step_size():
     optimizer.step()
     assert first[0] < 1
     assert second[0] == 1
+
+
+def test_gradients_are_forgotten_or_set_to_zero():
+    (ours, optimizer), _ = pair()
+    for parameter in ours[1:]:
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.zero_grad(set_to_none=False)
+    assert ours[0].grad is None
+    assert all(not parameter.grad.any() for parameter in ours[1:])
+    optimizer.zero_grad()
+    assert all(parameter.grad is None for parameter in ours)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -251,6 +252,67 @@ def test_data_of_another_shape_or_beyond_the_base_is_refused():
         build("affine").loss(Examples(torch.randn(4, 3)))
     with pytest.raises(ValueError, match="the data reaches 7 and base='uniform' ends at bound=3"):
         build("uniform-spline").loss(Examples(torch.tensor([[0.0, 7.0]])))
+
+
+# Compiled ------------------------------------------------------------------------------------------------------------
+
+COMPILED = {
+    **{name: (name, (4,), {}) for name in ("affine", "spline", "uniform-spline", "maf")},
+    "labels": ("spline", (3,), {"num_classes": 3}),
+    "context": ("affine", (3,), {"context_features": 2}),
+    "pixels": ("affine", (1, 2, 2), {"num_levels": 17}),
+}
+
+
+def compiled(flow, in_one_piece=True):
+    torch._dynamo.reset()
+    flow.compile_parts(backend="aot_eager", fullgraph=in_one_piece)
+    return flow
+
+
+@pytest.mark.parametrize("kind", COMPILED)
+def test_a_compiled_flow_has_the_same_loss_and_gradients(kind):
+    name, data_shape, more = COMPILED[kind]
+    flow = build(name, data_shape, **more)
+    x = torch.rand(30, *data_shape)
+    y = torch.randint(3, (30,)) if kind == "labels" else torch.randn(30, 2)
+    sides = []
+    for made in flow, compiled(copy.deepcopy(flow)):
+        torch.manual_seed(1)
+        loss, _ = made.loss(Examples(x, y))
+        loss.backward()
+        sides.append([loss, *(parameter.grad for parameter in made.parameters())])
+    torch.testing.assert_close(sides[1], sides[0])
+
+
+def test_what_a_subclass_changes_is_compiled_too():
+    class Doubled(dlkit.Flow):
+        def log_density(self, x, labels=None):
+            return 2 * super().log_density(x, labels)
+
+    flow, x = Doubled((4,), num_layers=2, hidden_dims=(8,)), torch.randn(30, 4)
+    expected = -2 * dlkit.Flow.log_density(flow, x).mean()
+    torch.testing.assert_close(compiled(flow).loss(Examples(x))[0], expected)
+
+
+def test_a_copy_of_a_compiled_flow_is_its_own():
+    flow, batch = compiled(build("affine", (4,))), Examples(torch.randn(30, 4))
+    before = flow.loss(batch)[0].item()
+    twin = copy.deepcopy(flow)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter += 0.3
+    assert twin.loss(batch)[0].item() != pytest.approx(before)
+    assert flow.loss(batch)[0].item() == pytest.approx(before)
+
+
+def test_a_compiled_flow_refuses_the_same():
+    with pytest.raises(ValueError, match=r"is for pixels in \[0, 1\] and the data spans \[0, 2\]"):
+        compiled(build("affine", (4,), num_levels=17)).loss(Examples(torch.tensor([[0.0, 1.0, 2.0, 0.5]])))
+    with pytest.raises(ValueError, match=r"built for examples of shape \(2,\) and was given \(3,\)"):
+        compiled(build("affine"), in_one_piece=False).loss(Examples(torch.randn(4, 3)))
+    with pytest.raises(ValueError, match=r"label 3 is outside 0\.\.2"):
+        compiled(build("spline", num_classes=3)).loss(Examples(torch.randn(4, 2), torch.tensor([0, 1, 2, 3])))
 
 
 def test_two_moons_are_learned_in_a_few_steps():

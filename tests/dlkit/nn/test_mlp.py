@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 from itertools import pairwise
 
 import pytest
 import torch
 from torch import nn
 
-from dlkit.nn.mlp import hidden_layers, mlp
+from dlkit.nn.mlp import hidden_layers, linear, mlp
 
 
 @pytest.mark.parametrize("sizes", [(3, 2), (3, 7, 2), (3, 7, 5, 2), (1, 1)], ids=str)
 def test_it_maps_the_first_size_to_the_last(sizes):
     network = mlp(sizes)
     assert network(torch.randn(4, 6, sizes[0])).shape == (4, 6, sizes[-1])
-    linear = [(layer.in_features, layer.out_features) for layer in network if isinstance(layer, nn.Linear)]
-    assert linear == list(pairwise(sizes))
+    widths = [(layer.in_features, layer.out_features) for layer in network if isinstance(layer, nn.Linear)]
+    assert widths == list(pairwise(sizes))
 
 
 def test_two_sizes_make_a_linear_map():
@@ -37,9 +38,9 @@ def test_hooks_see_what_each_layer_gives():
         layer.register_forward_hook(lambda layer, read, given: seen.append(given))
         layer.register_full_backward_hook(lambda layer, read, given: gradients.append(given[0]))
     network(torch.randn(50, 3, requires_grad=True)).sum().backward()
-    linear, hidden, _ = seen
-    assert (linear < 0).any()
-    torch.testing.assert_close(hidden, linear.relu())
+    summed, hidden, _ = seen
+    assert (summed < 0).any()
+    torch.testing.assert_close(hidden, summed.relu())
     assert len(gradients) == 3
 
 
@@ -75,3 +76,16 @@ def test_impossible_sizes_are_named(sizes):
     with pytest.raises(ValueError, match="needs at least an input and an output width") as error:
         mlp(sizes)
     assert str(tuple(sizes)) in str(error.value)
+
+
+def test_the_gradient_of_a_layer_of_few_inputs_lies_as_its_weight_does():
+    layer = linear(3, 40)
+    plain = nn.Linear(3, 40)
+    plain.load_state_dict(layer.state_dict())
+    x = torch.randn(10, 3)
+    for made in layer, plain, copy.deepcopy(layer):
+        made.zero_grad()
+        made(x).square().sum().backward()
+        torch.testing.assert_close(made(x), plain(x))
+    torch.testing.assert_close(layer.weight.grad, plain.weight.grad)
+    assert layer.weight.stride() == layer.weight.grad.stride() == copy.deepcopy(layer).weight.stride() == (1, 40)
