@@ -67,13 +67,13 @@ def confined(x: Tensor, raw: Tensor, bound: float) -> tuple[Tensor, Tensor | Non
     return point, point.abs() < bound
 
 
-def within(point: Tensor, at: Bin, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """y and log dy/dx of points in their bins, or of the inverse x and log dx/dy; and the place t in the bin."""
+def locate(point: Tensor, at: Bin, inverse: bool) -> Tensor:
+    """The place t in its bin of each point x, or y where it is the inverse that is asked for."""
     left, bottom, width, height, d_left, d_right = at
     t = (point - bottom) / height if inverse else (point - left) / width
     t = t - (t - t.clamp(0, 1)).detach()  # rounding leads out at a knot, where `clamp` alone has no derivative
-    slope = height / width
     if inverse:
+        slope = height / width
         # The root from the end of the bin where nothing cancels: the mirrored bin has 1 - t, 1 - u and -p.
         u, p = t, torch.lerp(d_left, -d_right, t)
         with torch.no_grad():
@@ -83,6 +83,13 @@ def within(point: Tensor, at: Bin, inverse: bool) -> tuple[Tensor, Tensor, Tenso
         root = torch.sqrt(torch.addcmul(p * p, twice * twice, u * v))
         fraction = rise / (rise + torch.lerp(-p, p, from_left) + root)  # no `abs`, which has derivative 0 at p = 0
         t = torch.lerp(1 - fraction, fraction, from_left)
+    return t
+
+
+def within(point: Tensor, at: Bin, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """y and log dy/dx of points in their bins, or of the inverse x and log dx/dy; and the place t in the bin."""
+    left, bottom, width, height, d_left, d_right = at
+    t, slope = locate(point, at, inverse), height / width
     a, b = torch.lerp(d_left, slope, t), torch.lerp(slope, d_right, t)
     m, d = torch.lerp(a, b, t), torch.lerp(b, a, t)
     ratio = slope / d

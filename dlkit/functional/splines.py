@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from dlkit.functional import unrolled_splines
 from dlkit.functional.derivatives import differentiably, written_out
-from dlkit.functional.spline_bins import DERIVATIVE_SHIFT, Bin, confined, derivative, differentiate, spans, within
+from dlkit.functional.spline_bins import DERIVATIVE_SHIFT, Bin, confined, derivative, differentiate, locate, spans, within
 
 MOST_UNROLLED = 12  # bins; 16 take the compiler twice as long as the search by gathering
 
@@ -39,13 +39,23 @@ def rational_quadratic(x: Tensor, raw: Tensor, bound: float, inverse: bool = Fal
     Raises:
         ValueError: `raw` does not fit `x`, or `bound` is not positive.
     """
-    if not bound > 0:
-        raise ValueError(f"bound must be positive, not {bound}")
-    x, raw = common_type(x, raw)
-    size = raw.shape[-1]
-    if size < 2 or size % 3 != 2 or raw.shape[:-1] != x.shape:
-        raise ValueError(f"raw must be {(*x.shape, '3K - 1')}, not {tuple(raw.shape)}")
-    return spline(x, raw, bound, inverse)
+    return spline(*checked(x, raw, bound), bound, inverse)
+
+
+def inverse_rational_quadratic(y: Tensor, raw: Tensor, bound: float) -> Tensor:
+    """rational_quadratic(y, raw, bound, inverse=True)[0], without the logarithm: a fifth less to compute for samples.
+
+    Raises:
+        ValueError: as `rational_quadratic`.
+    """
+    y, raw = checked(y, raw, bound)
+    if torch.compiler.is_compiling():  # which leaves out what is not used
+        return spline(y, raw, bound, True)[0]
+    value, rows = y.flatten(), bins_first(raw)
+    point, inside = confined(value, rows, bound)
+    at, _ = search(point, rows, bound, True)
+    x = torch.addcmul(at.left, at.width, locate(point, at, True))
+    return torch.where(inside, x, value).view_as(y) if inside is not None else x.view_as(y)
 
 
 def circular_rational_quadratic(x: Tensor, raw: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
@@ -70,6 +80,21 @@ def circular_rational_quadratic(x: Tensor, raw: Tensor, inverse: bool = False) -
     angles = torch.remainder(x + math.pi, 2 * math.pi) - math.pi
     y, log_derivative = spline(angles, raw, math.pi, inverse)
     return torch.where(y < math.pi, y, y - 2 * math.pi), log_derivative  # only rounding reaches pi
+
+
+def checked(x: Tensor, raw: Tensor, bound: float) -> tuple[Tensor, Tensor]:
+    """Points and parameters of a spline on the line, in one type.
+
+    Raises:
+        ValueError: they do not fit each other, or the bound is not positive.
+    """
+    if not bound > 0:
+        raise ValueError(f"bound must be positive, not {bound}")
+    x, raw = common_type(x, raw)
+    size = raw.shape[-1]
+    if size < 2 or size % 3 != 2 or raw.shape[:-1] != x.shape:
+        raise ValueError(f"raw must be {(*x.shape, '3K - 1')}, not {tuple(raw.shape)}")
+    return x, raw
 
 
 def common_type(x: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:

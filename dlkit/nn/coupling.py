@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dlkit.functional.affine import affine
-from dlkit.functional.splines import rational_quadratic
+from dlkit.functional.splines import inverse_rational_quadratic, rational_quadratic
 from dlkit.nn.mlp import hidden_layers
 from dlkit.nn.transforms import Changed, Transform, joined
 
@@ -49,6 +49,10 @@ class AffineElement:
         """
         return affine(b, raw, inverse)
 
+    def value(self, b: Tensor, raw: Tensor) -> Tensor:
+        """g(b) alone."""
+        return affine(b, raw, False)[0]
+
 
 class SplineElement:
     """g^-1: a monotone rational-quadratic spline within [-bound, bound], the identity outside.
@@ -69,9 +73,16 @@ class SplineElement:
 
     def __call__(self, b: Tensor, raw: Tensor, inverse: bool) -> Changed:
         """b: (batch, features); raw: (batch, (3 K - 1) * features), the first width of all features, ..., their last slope."""
-        raw = raw.t().unflatten(0, (self.parameters, -1)).permute(1, 2, 0)
-        moved, log_derivative = rational_quadratic(b.t(), raw, self.bound, not inverse)
+        moved, log_derivative = rational_quadratic(b.t(), self.of_features(raw), self.bound, not inverse)
         return moved.t(), log_derivative.t()
+
+    def value(self, b: Tensor, raw: Tensor) -> Tensor:
+        """g(b) alone."""
+        return inverse_rational_quadratic(b.t(), self.of_features(raw), self.bound).t()
+
+    def of_features(self, raw: Tensor) -> Tensor:
+        """(batch, (3 K - 1) * features) -> (features, batch, 3 K - 1)."""
+        return raw.t().unflatten(0, (self.parameters, -1)).permute(1, 2, 0)
 
 
 Element = AffineElement | SplineElement
@@ -91,13 +102,16 @@ class Couplings(Transform):
 
     first: Tensor
     second: Tensor
+    order: Tensor
     back: Tensor
 
     def __init__(self, first: Tensor, second: Tensor, element: Element, conditioners: Sequence[nn.Module]) -> None:
         super().__init__()
         self.register_buffer("first", first)
         self.register_buffer("second", second)
-        self.register_buffer("back", torch.cat([first, second]).argsort())
+        order = torch.cat([first, second])
+        self.register_buffer("order", order, persistent=False)
+        self.register_buffer("back", order.argsort())
         self.element = element
         self.conditioners = nn.ModuleList(conditioners)
 
@@ -116,7 +130,8 @@ class Couplings(Transform):
     def value(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         halves = self.cut(z)
         for layer in range(len(self.conditioners)):
-            self.move(layer, halves, context, False)
+            moved, raw = self.condition(layer, halves, context)
+            halves[moved] = self.element.value(halves[moved], raw)
         return self.join(halves)
 
     def steps(self, z: Tensor, context: Tensor | None = None) -> Iterator[Tensor]:
@@ -127,18 +142,21 @@ class Couplings(Transform):
 
     def move(self, layer: int, halves: list[Tensor], context: Tensor | None, inverse: bool) -> Tensor:
         """Moves one half in the list; returns the logarithm of each of its features' derivative."""
-        moved = 1 - layer % 2
-        # In the values' own precision, whatever the networks run in.
-        raw = self.conditioners[layer](joined(halves[1 - moved], context)).to(halves[moved].dtype)
+        moved, raw = self.condition(layer, halves, context)
         halves[moved], log_derivative = self.element(halves[moved], raw, inverse)
         return log_derivative
+
+    def condition(self, layer: int, halves: list[Tensor], context: Tensor | None) -> tuple[int, Tensor]:
+        """Which half a layer moves, and that half's parameters."""
+        moved = 1 - layer % 2
+        # In the values' own precision, whatever the networks run in.
+        return moved, self.conditioners[layer](joined(halves[1 - moved], context)).to(halves[moved].dtype)
 
     def cut(self, x: Tensor) -> list[Tensor]:
         """(batch, features) -> both halves."""
         if not self.element.feature_major:
             return [x.index_select(1, self.first), x.index_select(1, self.second)]
-        # In one piece, which a compiler then writes once and at once.
-        rows = x.t().contiguous().index_select(0, torch.cat([self.first, self.second]))
+        rows = x.t().contiguous().index_select(0, self.order)  # in one piece, which a compiler then writes once and at once
         return [half.t() for half in rows.split([len(self.first), len(self.second)])]
 
     def join(self, halves: list[Tensor]) -> Tensor:

@@ -9,7 +9,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dlkit.functional.splines import circular_rational_quadratic, evaluate, rational_quadratic
+from dlkit.functional.splines import (
+    circular_rational_quadratic,
+    evaluate,
+    inverse_rational_quadratic,
+    rational_quadratic,
+)
 
 BOUND, BINS = 3.0, 8
 LINE = partial(rational_quadratic, bound=BOUND)
@@ -87,6 +92,20 @@ def test_parameters_made_of_the_point_itself_have_both_derivatives(spline, size,
         (once,), (again,) = (torch.autograd.grad(output.sum(), x, retain_graph=True, create_graph=twice) for twice in (0, 1))
         torch.testing.assert_close(once, again)
     assert torch.autograd.gradgradcheck(moved, x)
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+def test_the_value_of_the_inverse_alone_is_the_same(compiled):
+    y, raw = example(3 * BINS - 1, scale=3.0)
+    y, raw = (1.2 * y).requires_grad_(), raw.requires_grad_()
+    torch._dynamo.reset()
+    alone = torch.compile(inverse_rational_quadratic, backend="aot_eager") if compiled else inverse_rational_quadratic
+    sides = []
+    for x in (alone(y, raw, BOUND), LINE(y, raw, inverse=True)[0]):
+        sides.append((x, *torch.autograd.grad(x.square().sum(), (y, raw))))
+    torch.testing.assert_close(*sides, rtol=1e-8, atol=1e-8)
+    with pytest.raises(ValueError, match="raw must be"):
+        inverse_rational_quadratic(y, raw[:, :-1], BOUND)
 
 
 @KINDS
