@@ -124,7 +124,7 @@ class Method(L.LightningModule):
             arXiv:1608.03983, without restarts).
         weight_decay: of the default optimizer, which adds so many times the parameters to their gradients.
         compiled_networks: the networks that gain from `--compile`, by attribute name.
-        compiled_functions: the methods of its own that do, because they call them and have more to compute.
+        compiled_functions: its own methods that gain from it, by name: what they compute around the networks, too.
         taken_from_data: arguments with a default that the command line takes from the data nevertheless.
     """
 

@@ -8,7 +8,7 @@ from dlkit.method import Method
 
 
 class Compile(L.Callback):
-    """Compiles, before training, what the method says that gains from it."""
+    """Compiles, before training, the networks and functions that a method names."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == "fit" and isinstance(pl_module, Method):

@@ -221,16 +221,19 @@ class Flow(Method):
         """log p(x), of pixels the lower bound with one draw of the noise: (batch, *data_shape) -> (batch,), nats."""
         if not self.num_levels:
             return self.log_density(x, labels)
+        self.check_pixels(x)
         y, log_det = self.dequantize(x.float())
         return self.log_density(y, labels) + log_det
 
     def check_pixels(self, x: Tensor) -> None:
-        """Refuses pixels outside [0, 1].
+        """Refuses pixels outside [0, 1]; where it is compiled it does not look at them.
 
         Raises:
             ValueError: there are some.
         """
         check_examples(x, self.data_shape, "Flow")
+        if torch.compiler.is_compiling():
+            return
         # Looked at on the CPU, and on an accelerator only at the start: the look makes the step wait for the device.
         if (x.is_cpu or self.global_step == 0) and x.numel():
             low, high = (float(bound) for bound in x.aminmax())
@@ -243,6 +246,7 @@ class Flow(Method):
     # The objective ---------------------------------------------------------------------------------------------------
 
     def loss(self, batch: Examples) -> tuple[Tensor, Terms]:
+        # Values are looked at here, before what may be compiled.
         if self.num_levels:
             self.check_pixels(batch.x)
         if self.base == "uniform" and batch.x.is_cpu and float(batch.x.abs().max()) > self.bound:
@@ -256,7 +260,7 @@ class Flow(Method):
         return loss, self.terms(loss)
 
     def objective(self, x: Tensor, labels: Tensor | None) -> Tensor:
-        """The mean of -log p(x), nats; `loss` has looked at the values of x and the labels."""
+        """The mean of -log p(x), nats."""
         return -self.log_likelihood(x, labels).mean()
 
     def labels(self, batch: Examples) -> Tensor | None:
@@ -285,7 +289,6 @@ class Flow(Method):
         """
         if not self.num_levels:
             return self.log_density(x, labels)
-        self.check_pixels(x)
         return importance_bound(torch.stack([self.log_likelihood(x, labels) for _ in range(num_samples)]))
 
     @ability

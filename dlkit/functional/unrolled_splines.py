@@ -20,26 +20,27 @@ class Found(NamedTuple):
     """What the search for the bins found; each of the points' shape."""
 
     number: Tensor  # of the bin, from 0
-    before_in_x: Tensor  # the sum of the shares of the bins before it, of widths
-    before_in_y: Tensor  # and of heights
+    before_in_x: Tensor  # the share of all widths that lies before it
+    before_in_y: Tensor  # the share of all heights
     share_of_x: Tensor  # its own
     share_of_y: Tensor
-    scale_of_x: Tensor  # the shares are exp(raw - scale)
-    scale_of_y: Tensor
+    highest_of_x: Tensor  # the shares are exp(raw - highest) * factor
+    highest_of_y: Tensor
+    factor_of_x: Tensor
+    factor_of_y: Tensor
     left: Tensor  # the raw derivatives at its ends
     right: Tensor
 
 
-def softmax(rows: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
-    """Of each point's rows, and the logarithm of the sum of their exponentials."""
+def softmax(rows: Sequence[Tensor]) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Of each point's rows, the highest of these, and by what the exponentials were multiplied."""
     highest = rows[0]
     for row in rows[1:]:
         highest = torch.maximum(highest, row)
     highest = highest.detach()  # the shares do not depend on it
     weights = [torch.exp(row - highest) for row in rows]
-    total = sum(weights[1:], weights[0])
-    factor = 1 / total
-    return [weight * factor for weight in weights], highest + torch.log(total)
+    factor = 1 / sum(weights[1:], weights[0])
+    return [weight * factor for weight in weights], highest, factor
 
 
 def pick(values: Sequence[Tensor], passed: Sequence[Tensor]) -> Tensor:
@@ -55,8 +56,8 @@ def search(point: Tensor, rows: Sequence[Tensor], bound: float, inverse: bool) -
     bins = (len(rows) + 1) // 3
     span, floor = spans(bound, bins)
     nothing = torch.zeros_like(point)
-    shares_of_x, scale_of_x = softmax(rows[:bins])
-    shares_of_y, scale_of_y = softmax(rows[bins : 2 * bins])
+    shares_of_x, highest_of_x, factor_of_x = softmax(rows[:bins])
+    shares_of_y, highest_of_y, factor_of_y = softmax(rows[bins : 2 * bins])
     before = []
     for shares in shares_of_x, shares_of_y:
         sums = [nothing]
@@ -73,8 +74,10 @@ def search(point: Tensor, rows: Sequence[Tensor], bound: float, inverse: bool) -
         before_in_y=pick(before[1], passed),
         share_of_x=pick(shares_of_x, passed),
         share_of_y=pick(shares_of_y, passed),
-        scale_of_x=scale_of_x,
-        scale_of_y=scale_of_y,
+        highest_of_x=highest_of_x,
+        highest_of_y=highest_of_y,
+        factor_of_x=factor_of_x,
+        factor_of_y=factor_of_y,
         left=pick(slopes[:-1], passed),
         right=pick(slopes[1:], passed),
     )
@@ -95,7 +98,7 @@ def placed(found: Found, bound: float, bins: int) -> Bin:
 
 
 def evaluate(x: Tensor, raw: Tensor, bound: float, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """The splines, and, stacked, the places t in the bins and what was found of these."""
+    """y and log dy/dx; and, stacked, each point's place t in its bin and all of `Found`."""
     point, inside = confined(x, raw, bound)
     found = search(point, raw.unbind(0), bound, inverse)
     y, log_derivative, t = within(point, placed(found, bound, (len(raw) + 1) // 3), inverse)
@@ -112,7 +115,7 @@ def spline(x: Tensor, raw: Tensor, bound: float, inverse: bool) -> tuple[Tensor,
 
 
 class Spline(torch.autograd.Function):
-    """`evaluate` with its derivative written out.
+    """`evaluate` with its derivative written out, which has none itself.
 
     Autograd's goes through every step of the search, which makes several loops of a compiler's one and keeps what they share.
     """
@@ -147,8 +150,9 @@ def spread(gradient: Bin, found: Found, raw: Tensor, bound: float) -> Tensor:
     nothing = torch.zeros_like(number)
     g_x = of_shares(gradient.left, gradient.width, found.before_in_x, found.share_of_x, number, bins, bound)
     g_y = of_shares(gradient.bottom, gradient.height, found.before_in_y, found.share_of_y, number, bins, bound)
-    rows = [g * torch.exp(row - found.scale_of_x) for g, row in zip(g_x, raw[:bins], strict=True)]
-    rows += [g * torch.exp(row - found.scale_of_y) for g, row in zip(g_y, raw[bins : 2 * bins], strict=True)]
+    g_x, g_y = [g * found.factor_of_x for g in g_x], [g * found.factor_of_y for g in g_y]
+    rows = [g * torch.exp(row - found.highest_of_x) for g, row in zip(g_x, raw[:bins], strict=True)]
+    rows += [g * torch.exp(row - found.highest_of_y) for g, row in zip(g_y, raw[bins : 2 * bins], strict=True)]
     left = gradient.d_left * torch.sigmoid(found.left + DERIVATIVE_SHIFT)
     right = gradient.d_right * torch.sigmoid(found.right + DERIVATIVE_SHIFT)
     if len(raw) == 3 * bins:  # the circle's first knot is its last one too

@@ -156,7 +156,8 @@ class Couplings(Transform):
         """(batch, features) -> both halves."""
         if not self.element.feature_major:
             return [x.index_select(1, self.first), x.index_select(1, self.second)]
-        rows = x.t().contiguous().index_select(0, self.order)  # in one piece, which a compiler then writes once and at once
+        # Both halves by one gather, or a compiler would leave the second one's to where it is first moved, on one thread.
+        rows = x.t().contiguous().index_select(0, self.order)
         return [half.t() for half in rows.split([len(self.first), len(self.second)])]
 
     def join(self, halves: list[Tensor]) -> Tensor:

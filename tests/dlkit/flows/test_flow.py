@@ -295,6 +295,21 @@ def test_what_a_subclass_changes_is_compiled_too():
     torch.testing.assert_close(compiled(flow).loss(Examples(x))[0], expected)
 
 
+def test_a_compiled_flow_computes_its_loss_by_what_was_compiled():
+    pieces, flow = [], build("spline", (4,))
+    torch._dynamo.reset()
+    flow.compile_parts(backend=lambda graph, inputs: pieces.append(graph) or graph.forward)
+    flow.loss(Examples(torch.randn(30, 4)))
+    assert len(pieces) == 1
+
+
+@pytest.mark.parametrize("function", ["log_prob", "log_likelihood"])
+def test_pixels_out_of_range_are_refused_wherever_they_are_given(function):
+    flow = build("affine", (4,), num_levels=17)
+    with pytest.raises(ValueError, match=r"is for pixels in \[0, 1\] and the data spans \[2, 2\]"):
+        getattr(flow, function)(torch.full((3, 4), 2.0))
+
+
 def test_a_copy_of_a_compiled_flow_is_its_own():
     flow, batch = compiled(build("affine", (4,))), Examples(torch.randn(30, 4))
     before = flow.loss(batch)[0].item()
