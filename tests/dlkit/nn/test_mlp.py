@@ -49,7 +49,7 @@ def test_hooks_see_what_each_layer_gives():
 
 def test_hidden_layers_end_with_relu_and_a_single_width_has_none():
     assert hidden_layers([3]) == []
-    assert [type(layer) for layer in hidden_layers([3, 7], dropout=0.1)] == [nn.Linear, nn.ReLU, nn.Dropout]
+    assert kinds(hidden_layers([3, 7], dropout=0.1)) == [nn.Linear, nn.ReLU, nn.Dropout]
 
 
 @pytest.mark.parametrize("sizes", [(), (0,), (3, -1)], ids=str)
