@@ -43,7 +43,15 @@ def rational_quadratic(x: Tensor, raw: Tensor, bound: float, inverse: bool = Fal
 
 
 def inverse_rational_quadratic(y: Tensor, raw: Tensor, bound: float) -> Tensor:
-    """rational_quadratic(y, raw, bound, inverse=True)[0], without the logarithm: a fifth less to compute for samples.
+    """rational_quadratic(y, raw, bound, inverse=True)[0], as samples need it: the logarithm is not computed.
+
+    Args:
+        y: (*shape).
+        raw: (*shape, 3K - 1), as for `rational_quadratic`.
+        bound: where the tails begin.
+
+    Returns:
+        x, (*shape).
 
     Raises:
         ValueError: as `rational_quadratic`.
