@@ -98,13 +98,12 @@ def modules_in_training(root: torch.nn.Module) -> list[dict[str, Any]]:
     By the attributes, past `modules` and `Module.__setattr__`, which for many small modules take longer than they do.
     """
     found, ahead = [], [root]
-    while ahead:
-        attributes = vars(ahead.pop())
-        if attributes.get("training"):  # compiled modules have none of their own
-            found.append(attributes)
-        for module in attributes["_modules"].values():
-            if module is not None:
-                ahead.append(module)
+    for module in ahead:
+        if module is not None:
+            attributes = vars(module)
+            if attributes.get("training"):  # compiled modules have none of their own
+                found.append(attributes)
+            ahead.extend(attributes["_modules"].values())
     return found
 
 

@@ -171,7 +171,7 @@ class Flow(Method):
 
     def shaped(self, x: Tensor) -> Tensor:
         """What the network gives, (batch, features) or images, as examples: (batch, *data_shape)."""
-        return x.unflatten(1, self.data_shape) if x.dim() == 2 else x
+        return x.view(len(x), *self.data_shape) if x.dim() == 2 else x
 
     def inverse(self, x: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """z = f^-1(x) and log |det df^-1/dx|: (batch, *data_shape) -> (batch, features), (batch,). Without pixels' levels."""
@@ -193,7 +193,7 @@ class Flow(Method):
 
     def base_sample(self, n: int) -> Tensor:
         """z ~ p(z): (n, features)."""
-        noise = next(self.parameters()).new_empty(n, self.features)
+        noise = torch.empty(n, self.features, dtype=self.dtype, device=self.device)
         return noise.normal_() if self.base == "normal" else noise.uniform_(-self.bound, self.bound)
 
     # Pixels ----------------------------------------------------------------------------------------------------------

@@ -10,13 +10,15 @@ says, not on b. The next coupling moves a by what b says.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from dlkit.functional.affine import affine
+from dlkit.functional.affine import affine, soft_bound
 from dlkit.functional.splines import inverse_rational_quadratic, rational_quadratic
-from dlkit.nn.mlp import hidden_layers
+from dlkit.nn.mlp import check_widths, linear
 from dlkit.nn.transforms import Changed, Transform, joined
 
 
@@ -51,7 +53,8 @@ class AffineElement:
 
     def value(self, b: Tensor, raw: Tensor) -> Tensor:
         """g(b) alone."""
-        return affine(b, raw, False)[0]
+        raw_scale, shift = raw.chunk(2, 1)
+        return torch.addcmul(shift, b, soft_bound(raw_scale).exp_())
 
 
 class SplineElement:
@@ -86,6 +89,7 @@ class SplineElement:
 
 
 Element = AffineElement | SplineElement
+Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 
 
 class Couplings(Transform):
@@ -167,14 +171,38 @@ class Couplings(Transform):
         return torch.cat([half.t() for half in halves]).index_select(0, self.back).t()
 
 
-def zero_last(network: nn.Sequential) -> nn.Sequential:
-    """Lets a network begin as the constant 0, so that the transform that it conditions begins as the identity."""
-    last = network[-1]
-    assert isinstance(last, nn.Linear | nn.Conv2d)
-    nn.init.zeros_(last.weight)
-    if last.bias is not None:
-        nn.init.zeros_(last.bias)
-    return network
+def zeroed(layer: Layer) -> Layer:
+    """Lets a network's last layer begin at zero, so that the transform that the network conditions begins as the identity."""
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+class Conditioner(nn.Module):
+    """Linear layers with ReLU between them, the last one zero at the beginning: (batch, sizes[0]) -> (batch, sizes[-1]).
+
+    ReLU is no module here and works in place: what a module costs is much beside the time that layers of these sizes take.
+
+    Args:
+        sizes: widths of the input, the hidden layers and the output.
+        feature_major: whether the output lies in memory feature by feature.
+
+    Raises:
+        ValueError: a size below one.
+    """
+
+    def __init__(self, sizes: Sequence[int], feature_major: bool) -> None:
+        super().__init__()
+        check_widths(sizes)
+        *hidden, last = pairwise(sizes)
+        self.hidden = nn.ModuleList(linear(*widths) for widths in hidden)
+        self.last = zeroed(FeatureMajorLinear(*last) if feature_major else nn.Linear(*last))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.hidden:
+            x = layer(x).relu_()
+        return self.last(x)
 
 
 def couplings(
@@ -200,10 +228,9 @@ def couplings(
         raise ValueError(f"{features} feature cannot be cut into two halves: give data of two or more, or transform='maf'")
     first, second = torch.arange(0, features, 2), torch.arange(1, features, 2)
 
-    def conditioner(read: int, moved: int) -> nn.Module:
-        sizes = [read + context_features, *hidden_dims]
-        layer = FeatureMajorLinear if element.feature_major else nn.Linear
-        return zero_last(nn.Sequential(*hidden_layers(sizes), layer(sizes[-1], moved * element.parameters)))
+    def conditioner(read: int, moved: int) -> Conditioner:
+        sizes = [read + context_features, *hidden_dims, moved * element.parameters]
+        return Conditioner(sizes, element.feature_major)
 
     sizes = len(first), len(second)
     return Couplings(first, second, element, [conditioner(sizes[n % 2], sizes[1 - n % 2]) for n in range(num_layers)])

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dlkit.functional.affine import affine
-from dlkit.nn.coupling import zero_last
+from dlkit.nn.coupling import zeroed
 from dlkit.nn.transforms import Chain, Changed, Transform
 from dlkit.processes import of_all
 
@@ -158,9 +158,9 @@ def convolutions(channels: int, width: int, out_channels: int) -> nn.Sequential:
         nn.ReLU(),
         nn.Conv2d(width, width, 1),
         nn.ReLU(),
-        nn.Conv2d(width, out_channels, 3, padding=1),
+        zeroed(nn.Conv2d(width, out_channels, 3, padding=1)),
     )
-    return zero_last(layers).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return layers.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
 class Glow(Transform):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dlkit.functional.lattice import plaquette_sums, wrap
 from dlkit.functional.splines import circular_rational_quadratic
-from dlkit.nn.coupling import AffineElement, Couplings, zero_last
+from dlkit.nn.coupling import AffineElement, Couplings, zeroed
 from dlkit.nn.transforms import Chain, Changed, Transform
 
 
@@ -197,9 +197,8 @@ class LinkCoupling(Transform):
         corner[:, across] += block_shape[across]  # of the second block
         self.register_buffer("places", corner[:, 0] * lattice_shape[1] + corner[:, 1])
         self.mix = TranslationLinear(2, channels[0], pairs, counts)
-        sizes = [*channels, 3 * num_bins + 1]
-        layers = [layer for reads, gives in pairwise(sizes) for layer in (nn.SiLU(), nn.Linear(reads, gives))]
-        self.pointwise = zero_last(nn.Sequential(*layers))
+        hidden = [layer for reads, gives in pairwise(channels) for layer in (nn.SiLU(), nn.Linear(reads, gives))]
+        self.pointwise = nn.Sequential(*hidden, nn.SiLU(), zeroed(nn.Linear(channels[-1], 3 * num_bins + 1)))
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> Changed:
         return self.move(z, False)

@@ -29,6 +29,16 @@ def linear(inputs: int, outputs: int) -> nn.Linear:
     return NarrowLinear(inputs, outputs) if inputs < NARROW else nn.Linear(inputs, outputs)
 
 
+def check_widths(sizes: Sequence[int]) -> None:
+    """Refuses the widths of a network's input and hidden layers where there are none or one is below one.
+
+    Raises:
+        ValueError: so it is.
+    """
+    if not sizes or min(sizes) < 1:
+        raise ValueError(f"a network's widths, {tuple(sizes)}, have to be its input's and any hidden ones', all positive")
+
+
 def hidden_layers(sizes: Sequence[int], dropout: float = 0.0) -> list[nn.Module]:
     """Linear layers, each with ReLU (and dropout) behind it: (*, sizes[0]) -> (*, sizes[-1]); none for a single size.
 
@@ -39,8 +49,7 @@ def hidden_layers(sizes: Sequence[int], dropout: float = 0.0) -> list[nn.Module]
     Raises:
         ValueError: a size below one.
     """
-    if not sizes or min(sizes) < 1:
-        raise ValueError(f"a network's widths, {tuple(sizes)}, have to be its input's and any hidden ones', all positive")
+    check_widths(sizes)
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(sizes):
         layers += [linear(inputs, outputs), nn.ReLU(), *([nn.Dropout(dropout)] if dropout else [])]
