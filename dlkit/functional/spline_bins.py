@@ -86,6 +86,22 @@ def locate(point: Tensor, at: Bin, inverse: bool) -> Tensor:
     return t
 
 
+def root(point: Tensor, at: Bin) -> Tensor:
+    """`locate(point, at, inverse=True)` where neither a gradient nor the derivative is asked for: by few operations, in place.
+
+    With q = p / 2 s and r = sqrt(q^2 + u (1 - u)), the root is both u / (u + r + q) and (r - q) / (r - q + 1 - u), hence also
+    the sum of their numerators over that of their denominators, in which no sign decides:
+
+        t = (u + r - q) / (1 + 2 r).
+
+    Its error is a few roundings of 1, and not of t, which is all that x = x_k + w t can tell.
+    """
+    u = (point - at.bottom).div_(at.height).clamp_(0, 1)
+    twice_q = torch.lerp(at.d_left, -at.d_right, u).mul_(at.width).div_(at.height)
+    r = torch.addcmul(u * torch.sub(1, u), twice_q, twice_q, value=0.25).sqrt_()
+    return u.add_(r).sub_(twice_q, alpha=0.5).div_(torch.add(1, r, alpha=2))
+
+
 def within(point: Tensor, at: Bin, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
     """y and log dy/dx of points in their bins, or of the inverse x and log dx/dy; and the place t in the bin."""
     left, bottom, width, height, d_left, d_right = at

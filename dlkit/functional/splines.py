@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from dlkit.functional import unrolled_splines
 from dlkit.functional.derivatives import differentiably, written_out
-from dlkit.functional.spline_bins import DERIVATIVE_SHIFT, Bin, confined, derivative, differentiate, locate, spans, within
+from dlkit.functional.spline_bins import DERIVATIVE_SHIFT, Bin, confined, derivative, differentiate, root, spans, within
 
 MOST_UNROLLED = 12  # bins; 16 take the compiler twice as long as the search by gathering
 
@@ -57,13 +57,14 @@ def inverse_rational_quadratic(y: Tensor, raw: Tensor, bound: float) -> Tensor:
         ValueError: as `rational_quadratic`.
     """
     y, raw = checked(y, raw, bound)
-    if torch.compiler.is_compiling():  # which leaves out what is not used
+    # A compiler leaves out what is not used by itself.
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return spline(y, raw, bound, True)[0]
     value, rows = y.flatten(), bins_first(raw)
-    point, inside = confined(value, rows, bound)
+    point = value.clamp(-bound, bound)
     at, _ = search(point, rows, bound, True)
-    x = torch.addcmul(at.left, at.width, locate(point, at, True))
-    return torch.where(inside, x, value).view_as(y) if inside is not None else x.view_as(y)
+    x = torch.addcmul(at.left, at.width, root(point, at))
+    return x.add_(value.sub(point)).view_as(y)  # what lies outside
 
 
 def circular_rational_quadratic(x: Tensor, raw: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
@@ -145,22 +146,22 @@ def search(point: Tensor, raw: Tensor, bound: float, inverse: bool) -> tuple[Bin
     bins = (len(raw) + 1) // 3
     circle = len(raw) == 3 * bins
     span, floor = spans(bound, bins)
-    shares = torch.softmax(raw[: 2 * bins].unflatten(0, (2, bins)), 1)
+    shares = torch.softmax(raw[: 2 * bins].view(2, bins, -1), 1)
     with torch.no_grad():
         # Numbers 1 and 0, and not bool, which takes several times longer. Sums under this mask, because the derivative of a
         # cumulative sum would be a flipped, summed and flipped copy.
         first_end, last_end = (floor - bound) / span, (bins * floor - bound) / span
         ends = torch.linspace(first_end, last_end, bins, dtype=point.dtype, device=point.device).unsqueeze(1)
         reached = shares[int(inverse)].cumsum(0).add_(ends).le_(point / span)
-        reached[-1] = 0  # so that rounding leaves no point without a bin
+        reached[-1].zero_()  # so that rounding leaves no point without a bin
         count = reached.sum(0)
         first = count.long().unsqueeze(0)
         last = first + 1
         knots = torch.cat((first, last.remainder_(bins) if circle else last))
     before = (shares * reached).sum(1)
-    left, bottom = torch.add(count * floor - bound, before, alpha=span).unbind(0)
+    left, bottom = torch.add(torch.add(-bound, count, alpha=floor), before, alpha=span).unbind(0)
     share = shares.gather(1, first.expand(2, 1, -1)).squeeze(1)
-    width, height = (share * span + floor).unbind(0)
+    width, height = torch.add(floor, share, alpha=span).unbind(0)
     slopes = raw[2 * bins :]
     ends = (slopes if circle else F.pad(slopes, (0, 0, 1, 1))).gather(0, knots)
     d_left, d_right = derivative(ends).unbind(0)

@@ -16,7 +16,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from dlkit.functional.affine import affine, soft_bound
+from dlkit.functional.affine import affine, affine_value
 from dlkit.functional.splines import inverse_rational_quadratic, rational_quadratic
 from dlkit.nn.mlp import check_widths, linear
 from dlkit.nn.transforms import Changed, Transform, joined
@@ -53,8 +53,7 @@ class AffineElement:
 
     def value(self, b: Tensor, raw: Tensor) -> Tensor:
         """g(b) alone."""
-        raw_scale, shift = raw.chunk(2, 1)
-        return torch.addcmul(shift, b, soft_bound(raw_scale).exp_())
+        return affine_value(b, raw)
 
 
 class SplineElement:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.autograd import forward_ad
 
-from dlkit.functional.affine import LOG_SCALE_BOUND, affine, evaluate, soft_bound
+from dlkit.functional.affine import LOG_SCALE_BOUND, affine, affine_value, evaluate, soft_bound
 
 DIRECTIONS = pytest.mark.parametrize("inverse", [False, True])
 SHAPES = pytest.mark.parametrize("shape", [(7, 3), (2, 3, 4, 5)], ids=["vectors", "images"])
@@ -33,6 +33,13 @@ def test_the_inverse_undoes_it(shape):
     z, back = affine(y, raw, inverse=True)
     torch.testing.assert_close(z, x)
     torch.testing.assert_close(back, -there)
+
+
+@SHAPES
+def test_the_value_alone_is_the_same(shape):
+    x, raw = example(shape, 10.0)
+    sides = [(y, *torch.autograd.grad(y.square().sum(), (x, raw))) for y in (affine_value(x, raw), affine(x, raw)[0])]
+    torch.testing.assert_close(*sides, rtol=1e-12, atol=1e-12)
 
 
 @SHAPES

@@ -108,6 +108,23 @@ def test_the_value_of_the_inverse_alone_is_the_same(compiled):
         inverse_rational_quadratic(y, raw[:, :-1], BOUND)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("scale", [0.0, 1.0, 5.0, 20.0])
+def test_the_value_of_the_inverse_without_gradients_is_as_exact(scale):
+    y, raw = (values.float() for values in example(3 * BINS - 1, 50_000, scale=scale))
+    y = torch.cat([1.2 * y, torch.tensor([-math.inf, -BOUND, 0.0, BOUND, math.inf])])
+    raw = torch.cat([raw, raw[:5]])
+    before = y.clone(), raw.clone()
+    exact = LINE(y.double(), raw.double(), inverse=True)[0]
+    found, other = inverse_rational_quadratic(y, raw, BOUND), LINE(y, raw, inverse=True)[0]
+    assert torch.equal(y, before[0]) and torch.equal(raw, before[1])
+    torch.testing.assert_close(inverse_rational_quadratic(y.double(), raw.double(), BOUND), exact, rtol=0, atol=1e-12)
+    finite = exact.isfinite()
+    assert torch.equal(found[~finite], other[~finite]) and (~finite).sum() == 2
+    misses, others = ((x - exact)[finite].abs() for x in (found, other))
+    assert misses.max() <= 1.1 * others.max() + 1e-6 and misses.mean() <= 1.1 * others.mean() + 1e-7
+
+
 @KINDS
 @DIRECTIONS
 def test_forward_mode_knows_it_too(spline, size, inverse):
