@@ -3,7 +3,8 @@
 A turn is a pass of training over the same bags. Ours takes them in one batch. "bag by bag" is the same network, given one bag
 at a time and stepped when the gradients of all are summed, which are the same gradients. "as the authors" is the loop of Ilse
 et al. 2018 (arXiv:1802.04712), written anew: a network of the same layers in the order of their code, one bag and one step of
-the default Adam at a time, and a second forward pass for the error, through PyTorch's DataLoader.
+the default Adam at a time, and a second forward pass for the error, through PyTorch's DataLoader. Where ours is in bf16-mixed,
+which the Trainer's `precision` asks for, theirs stays in float32, as their code is; in bfloat16 it takes 5 to 20 % less.
 
     vectors    64 bags of 5 instances with 166 features, as in MUSK1
     pictures   32 bags of 10 pictures of 28x28, as in MNIST-bags; nearly all of the time is the convolutions', of every picture
@@ -24,10 +25,11 @@ import dlkit
 from dlkit.batches import Sets
 from dlkit.processes import keep_freed_memory
 
-from .timing import Row, milliseconds, ratio, row
+from .timing import Row, cpu, milliseconds, ratio, row
 from .turns import alone, take_turns
 
 STEPS = 5  # passes of a turn
+TARGET = "at least 10x"
 LEARNING_RATE, WEIGHT_DECAY = 5e-4, 1e-4
 
 
@@ -39,6 +41,12 @@ def rows(repeats: int, steps: int | None) -> Iterator[Row]:
     yield compare("pictures", pictures, (500, 128), repeats, passes)
     turns = {"ours": lambda: batched(method(pictures, 500, 128), pictures), "theirs": lambda: as_the_authors(pictures)}
     yield measured("pictures, 32 bags: one batch, as the authors", turns, pictures, repeats, passes)
+    name, flag = "pictures, 32 bags: one batch in bf16-mixed, as the authors", "avx512_bf16"
+    if flag in cpu()["flags"]:
+        turns["ours"] = lambda: batched(method(pictures, 500, 128), pictures, bfloat16=True)
+        yield measured(name, turns, pictures, repeats, passes)
+    else:
+        yield Row(name, None, None, "", "-", TARGET, f"this CPU has no {flag} and would emulate it")
 
 
 def bags(number: int, instances: int, shape: tuple[int, ...]) -> Sets:
@@ -78,7 +86,6 @@ def measured(
     batch: Sets,
     repeats: int,
     passes: int,
-    target: str = "at least 10x",
 ) -> Row:
     """The row of two ways to pass over the same bags, in milliseconds a bag."""
 
@@ -88,7 +95,7 @@ def measured(
     times = take_turns(repeats, {who: lambda make=make: turn(make()) for who, make in ways.items()})
     speeds = [1e3 / statistics.median(times[who]) for who in ("ours", "theirs")]
     note = "{:,.0f} and {:,.0f} bags/s".format(*speeds)
-    return row(name, times, "ms", f"{ratio(times['theirs'], times['ours']):.1f}x", target, note)
+    return row(name, times, "ms", f"{ratio(times['theirs'], times['ours']):.1f}x", TARGET, note)
 
 
 def one_by_one(batch: Sets) -> list[Sets]:
@@ -99,12 +106,13 @@ def one_by_one(batch: Sets) -> list[Sets]:
     ]
 
 
-def batched(ours: dlkit.AttentionMIL, batch: Sets) -> Callable[[], None]:
-    """All bags at once."""
+def batched(ours: dlkit.AttentionMIL, batch: Sets, bfloat16: bool = False) -> Callable[[], None]:
+    """All bags at once; with `bfloat16` as precision="bf16-mixed" does it."""
     optimizer = ours.configure_optimizers()
 
     def step() -> None:
-        loss = ours.loss(batch)[0]
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            loss = ours.loss(batch)[0]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
