@@ -293,7 +293,7 @@ class Method(L.LightningModule):
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: the file is damaged, tries to run code, or belongs to another method.
+            ValueError: the file is damaged, tries to run code, or belongs to another method or another network.
         """
         checkpoint = read_checkpoint(checkpoint_path)
         unknown = set(kwargs) - set(inspect.signature(cls.__init__).parameters)
@@ -306,7 +306,13 @@ class Method(L.LightningModule):
                 f"{checkpoint_path} is a checkpoint of {saved}, not of {cls.__name__}: load it with that class, or with "
                 f"dlkit.load"
             )
-        return super().load_from_checkpoint(checkpoint_path, map_location=map_location, weights_only=True, **kwargs).eval()
+        try:
+            return super().load_from_checkpoint(checkpoint_path, map_location=map_location, weights_only=True, **kwargs).eval()
+        except RuntimeError as error:
+            if "Error(s) in loading state_dict" not in str(error):
+                raise
+            mend = f"leave out {' and '.join(sorted(kwargs))}" if kwargs else "go back to the code that wrote it"
+            raise ValueError(f"{checkpoint_path} holds another network than {cls.__name__} builds: {mend}") from error
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -193,7 +193,7 @@ class Flow(Method):
 
     def base_sample(self, n: int) -> Tensor:
         """z ~ p(z): (n, features)."""
-        noise = torch.empty(n, self.features, dtype=self.dtype, device=self.device)
+        noise = next(self.parameters()).new_empty(n, self.features)  # which know their type and device, whoever moved them
         return noise.normal_() if self.base == "normal" else noise.uniform_(-self.bound, self.bound)
 
     # Pixels ----------------------------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ from torch.nn import functional as F
 
 FLOOR = 1e-2
 DERIVATIVE_FLOOR = 1e-3
+LARGEST = 1e18  # whose square single precision can hold
 DERIVATIVE_SHIFT = math.log(math.expm1(1 - DERIVATIVE_FLOOR))
 
 
@@ -94,10 +95,12 @@ def root(point: Tensor, at: Bin) -> Tensor:
 
         t = (u + r - q) / (1 + 2 r).
 
-    Its error is a few roundings of 1, and not of t, which is all that x = x_k + w t can tell.
+    Beside what q's own rounding makes there as in `locate`, its error is a few roundings of 1, and not of t: x = x_k + w t can
+    tell no more.
     """
     u = (point - at.bottom).div_(at.height).clamp_(0, 1)
     twice_q = torch.lerp(at.d_left, -at.d_right, u).mul_(at.width).div_(at.height)
+    twice_q.clamp_(-LARGEST, LARGEST)  # so that its square does not overflow, whatever a network says
     r = torch.addcmul(u * torch.sub(1, u), twice_q, twice_q, value=0.25).sqrt_()
     return u.add_(r).sub_(twice_q, alpha=0.5).div_(torch.add(1, r, alpha=2))
 

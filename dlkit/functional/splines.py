@@ -61,10 +61,10 @@ def inverse_rational_quadratic(y: Tensor, raw: Tensor, bound: float) -> Tensor:
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return spline(y, raw, bound, True)[0]
     value, rows = y.flatten(), bins_first(raw)
-    point = value.clamp(-bound, bound)
+    point, inside = confined(value, rows, bound)
+    assert inside is not None  # a line has tails
     at, _ = search(point, rows, bound, True)
-    x = torch.addcmul(at.left, at.width, root(point, at))
-    return x.add_(value.sub(point)).view_as(y)  # what lies outside
+    return torch.where(inside, torch.addcmul(at.left, at.width, root(point, at)), value).view_as(y)
 
 
 def circular_rational_quadratic(x: Tensor, raw: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:

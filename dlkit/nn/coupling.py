@@ -181,7 +181,8 @@ def zeroed(layer: Layer) -> Layer:
 class Conditioner(nn.Module):
     """Linear layers with ReLU between them, the last one zero at the beginning: (batch, sizes[0]) -> (batch, sizes[-1]).
 
-    ReLU is no module here and works in place: what a module costs is much beside the time that layers of these sizes take.
+    ReLU is no module here and works in place, so that a hook that keeps a hidden layer's output finds it behind ReLU: what a
+    module costs is much beside the time that layers of these sizes take.
 
     Args:
         sizes: widths of the input, the hidden layers and the output.

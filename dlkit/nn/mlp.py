@@ -30,13 +30,13 @@ def linear(inputs: int, outputs: int) -> nn.Linear:
 
 
 def check_widths(sizes: Sequence[int]) -> None:
-    """Refuses the widths of a network's input and hidden layers where there are none or one is below one.
+    """Refuses a network's widths where there are none or one is below one.
 
     Raises:
-        ValueError: so it is.
+        ValueError: naming them.
     """
     if not sizes or min(sizes) < 1:
-        raise ValueError(f"a network's widths, {tuple(sizes)}, have to be its input's and any hidden ones', all positive")
+        raise ValueError(f"a network's widths, {tuple(sizes)}, have to be at least its input's, and all positive")
 
 
 def hidden_layers(sizes: Sequence[int], dropout: float = 0.0) -> list[nn.Module]:

@@ -234,6 +234,19 @@ def test_a_checkpoint_of_another_method_is_refused(tmp_path):
         dlkit.VAE.load_from_checkpoint(tmp_path / "a.ckpt")
 
 
+def test_a_checkpoint_of_another_network_is_refused(tmp_path):
+    run = trainer(max_epochs=1, limit_train_batches=1, limit_val_batches=0)
+    run.fit(dlkit.Autoencoder((1, 8, 8), 2, "linear"), datamodule=Digits())
+    run.save_checkpoint(tmp_path / "a.ckpt", weights_only=False)
+    with pytest.raises(ValueError, match=r"a\.ckpt holds another network than Autoencoder builds: leave out latent_dim"):
+        dlkit.Autoencoder.load_from_checkpoint(tmp_path / "a.ckpt", latent_dim=3)
+    saved = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    saved["state_dict"] = {f"old.{name}": value for name, value in saved["state_dict"].items()}
+    torch.save(saved, tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match=r"holds another network than Autoencoder builds: go back to the code that wrote it"):
+        dlkit.load(tmp_path / "a.ckpt")
+
+
 class RunsCode:
     def __init__(self, path):
         self.path = path

@@ -117,6 +117,15 @@ def test_a_flow_without_labels_takes_no_notice_of_the_data_s():
     assert torch.equal(flow.encode(x, y), flow.encode(x))
 
 
+@pytest.mark.parametrize("transform", ["affine", "spline", "maf"])
+def test_noise_follows_the_parameters_whoever_changed_their_type(transform):
+    flow = dlkit.Flow((2,), transform, num_layers=2, hidden_dims=(8,))
+    torch.nn.ModuleDict({"prior": flow}).double()  # of which the flow is not told
+    assert flow.sample(3).dtype == flow.distribution().rsample((3,)).dtype == torch.float64
+    if transform == "affine":  # splines compute in float32 at the least
+        assert flow.bfloat16().sample(3).dtype == torch.bfloat16
+
+
 def test_a_distribution_is_one_of_torch_s():
     flow = build("affine", context_features=3)
     context = torch.randn(4, 3, requires_grad=True)

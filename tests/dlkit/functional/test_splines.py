@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from dlkit.functional.spline_bins import Bin, root
 from dlkit.functional.splines import (
     circular_rational_quadratic,
     evaluate,
@@ -121,8 +122,20 @@ def test_the_value_of_the_inverse_without_gradients_is_as_exact(scale):
     torch.testing.assert_close(inverse_rational_quadratic(y.double(), raw.double(), BOUND), exact, rtol=0, atol=1e-12)
     finite = exact.isfinite()
     assert torch.equal(found[~finite], other[~finite]) and (~finite).sum() == 2
+    outside = y.abs() >= BOUND
+    assert torch.equal(found[outside], y[outside]) and outside.sum() > 5000
     misses, others = ((x - exact)[finite].abs() for x in (found, other))
     assert misses.max() <= 1.1 * others.max() + 1e-6 and misses.mean() <= 1.1 * others.mean() + 1e-7
+
+
+@torch.no_grad()
+def test_the_root_is_in_the_bin_where_rounding_left_it_and_parameters_are_absurd():
+    one = torch.ones(1)
+    steep = Bin(0 * one, one, one, 800 * one, 1e-3 * one, one)
+    assert root(one.nextafter(-one), steep) == 0 and root(801 * one.nextafter(2 * one), steep) == 1
+    for left, right, place in ((1e30, 1.0, 0.0), (1.0, 1e30, 1.0), (1e30, 1e30, 0.5)):
+        at = Bin(0 * one, 0 * one, one, one, left * one, right * one)
+        assert root(0.5 * one, at) == place
 
 
 @KINDS

@@ -11,7 +11,7 @@ from torch.autograd.functional import jacobian
 
 import dlkit
 from dlkit.nn.autoregressive import MaskedAutoregressive
-from dlkit.nn.coupling import AffineElement, Couplings, FeatureMajorLinear, SplineElement, couplings
+from dlkit.nn.coupling import AffineElement, Conditioner, Couplings, FeatureMajorLinear, SplineElement, couplings
 from dlkit.nn.glow import ActNorm, Glow, ImageCoupling, InvertibleConvolution
 from dlkit.nn.transforms import Backwards, Chain
 
@@ -230,6 +230,26 @@ def test_one_feature_cannot_be_cut():
 def test_a_masked_network_needs_a_hidden_layer():
     with pytest.raises(ValueError, match="at least one hidden layer"):
         MaskedAutoregressive(3, ())
+
+
+@pytest.mark.parametrize("feature_major", [True, False])
+@pytest.mark.parametrize("sizes", [(3, 4), (3, 20, 4), (20, 8, 17, 4)])
+def test_a_conditioner_is_linear_layers_with_relu_between_them(sizes, feature_major):
+    made, x = Conditioner(sizes, feature_major), torch.randn(7, sizes[0])
+    assert not made(x).any() and made(x).shape == (7, sizes[-1])
+    torch.nn.init.normal_(made.last.weight)
+    torch.nn.init.normal_(made.last.bias)
+    layers = []
+    for layer in (*made.hidden, made.last):
+        layers += [torch.nn.Linear(layer.in_features, layer.out_features), torch.nn.ReLU()]
+        layers[-2].load_state_dict(layer.state_dict())
+    expected = torch.nn.Sequential(*layers[:-1])
+    sides = []
+    for network in (made, expected):
+        y = network(x)
+        sides.append((y, *torch.autograd.grad(y.square().sum(), list(network.parameters()))))
+    torch.testing.assert_close(*sides, rtol=1e-4, atol=1e-4)
+    assert made(x).stride() == ((1, 7) if feature_major else (sizes[-1], 1))
 
 
 def test_a_feature_major_linear_layer_is_a_linear_layer_laid_out_otherwise():
