@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dlkit.functional.affine import affine, affine_value
 from dlkit.functional.splines import inverse_rational_quadratic, rational_quadratic
@@ -181,8 +182,8 @@ def zeroed(layer: Layer) -> Layer:
 class Conditioner(nn.Module):
     """Linear layers with ReLU between them, the last one zero at the beginning: (batch, sizes[0]) -> (batch, sizes[-1]).
 
-    ReLU is no module here and works in place, so that a hook that keeps a hidden layer's output finds it behind ReLU: what a
-    module costs is much beside the time that layers of these sizes take.
+    ReLU is no module here, because what a module costs is much beside the time that layers of these sizes take. Without
+    gradients it works in place; with them a layer's backward hooks would not allow it.
 
     Args:
         sizes: widths of the input, the hidden layers and the output.
@@ -200,8 +201,9 @@ class Conditioner(nn.Module):
         self.last = zeroed(FeatureMajorLinear(*last) if feature_major else nn.Linear(*last))
 
     def forward(self, x: Tensor) -> Tensor:
+        in_place = not torch.is_grad_enabled()
         for layer in self.hidden:
-            x = layer(x).relu_()
+            x = F.relu(layer(x), in_place)
         return self.last(x)
 
 

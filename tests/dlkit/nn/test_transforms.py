@@ -232,6 +232,14 @@ def test_a_masked_network_needs_a_hidden_layer():
         MaskedAutoregressive(3, ())
 
 
+def test_layers_of_a_conditioner_can_be_hooked():
+    network, seen = couplings(4, 2, AffineElement(), (20, 20)), []
+    for layer in network.conditioners[0].hidden:
+        layer.register_full_backward_hook(lambda module, before, after: seen.append(module))
+    network.inverse(torch.randn(5, 4))[1].sum().backward()
+    assert seen == list(network.conditioners[0].hidden)[::-1]
+
+
 @pytest.mark.parametrize("feature_major", [True, False])
 @pytest.mark.parametrize("sizes", [(3, 4), (3, 20, 4), (20, 8, 17, 4)])
 def test_a_conditioner_is_linear_layers_with_relu_between_them(sizes, feature_major):
@@ -249,6 +257,8 @@ def test_a_conditioner_is_linear_layers_with_relu_between_them(sizes, feature_ma
         y = network(x)
         sides.append((y, *torch.autograd.grad(y.square().sum(), list(network.parameters()))))
     torch.testing.assert_close(*sides, rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        torch.testing.assert_close(made(x), sides[0][0])
     assert made(x).stride() == ((1, 7) if feature_major else (sizes[-1], 1))
 
 
