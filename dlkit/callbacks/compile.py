@@ -10,6 +10,6 @@ from dlkit.method import Method
 class Compile(L.Callback):
     """Compiles, before training, the networks and functions that a method names."""
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        if stage == "fit" and isinstance(pl_module, Method):
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if isinstance(pl_module, Method):  # which lies by now on the device that it is compiled for
             pl_module.compile_parts()

@@ -9,7 +9,8 @@ says, not on b. The next coupling moves a by what b says.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import TypeVar
 
@@ -19,18 +20,8 @@ from torch.nn import functional as F
 
 from dlkit.functional.affine import affine, affine_value
 from dlkit.functional.splines import inverse_rational_quadratic, rational_quadratic
-from dlkit.nn.mlp import check_widths, linear
+from dlkit.nn.mlp import NARROW, check_widths
 from dlkit.nn.transforms import Changed, Transform, joined
-
-
-class FeatureMajorLinear(nn.Linear):
-    """A linear layer whose output lies in memory feature by feature: (batch, in_features) -> (batch, out_features)."""
-
-    def __init__(self, in_features: int, out_features: int) -> None:
-        super().__init__(in_features, out_features)
-
-    def forward(self, input: Tensor) -> Tensor:
-        return torch.addmm(self.bias.unsqueeze(1), self.weight, input.t()).t()
 
 
 class AffineElement:
@@ -90,6 +81,7 @@ class SplineElement:
 
 Element = AffineElement | SplineElement
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
+Map = Callable[[Tensor], Tensor]
 
 
 class Couplings(Transform):
@@ -101,15 +93,17 @@ class Couplings(Transform):
     Args:
         first, second: which features make the halves, int64; each feature in one of them.
         element: how a feature is moved.
-        conditioners: for each layer, a network from the other half (and the context) to the moved half's parameters.
+        conditioners: gives, when it is iterated, for each layer a network from the other half (and the context) to the moved
+            half's parameters.
     """
 
     first: Tensor
     second: Tensor
     order: Tensor
     back: Tensor
+    conditioners: Conditioners | nn.ModuleList
 
-    def __init__(self, first: Tensor, second: Tensor, element: Element, conditioners: Sequence[nn.Module]) -> None:
+    def __init__(self, first: Tensor, second: Tensor, element: Element, conditioners: Conditioners | nn.ModuleList) -> None:
         super().__init__()
         self.register_buffer("first", first)
         self.register_buffer("second", second)
@@ -117,44 +111,44 @@ class Couplings(Transform):
         self.register_buffer("order", order, persistent=False)
         self.register_buffer("back", order.argsort())
         self.element = element
-        self.conditioners = nn.ModuleList(conditioners)
+        self.conditioners = conditioners
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> Changed:
         halves, total = self.cut(z), z.new_zeros(len(z))
-        for layer in range(len(self.conditioners)):
-            total = total + self.move(layer, halves, context, False).sum(1)
+        for layer, network in enumerate(self.conditioners):
+            total = total + self.move(layer, network, halves, context, False).sum(1)
         return self.join(halves), total
 
     def inverse(self, x: Tensor, context: Tensor | None = None) -> Changed:
         halves, total = self.cut(x), x.new_zeros(len(x))
-        for layer in reversed(range(len(self.conditioners))):
-            total = total + self.move(layer, halves, context, True).sum(1)
+        for layer, network in reversed(list(enumerate(self.conditioners))):
+            total = total + self.move(layer, network, halves, context, True).sum(1)
         return self.join(halves), total
 
     def value(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         halves = self.cut(z)
-        for layer in range(len(self.conditioners)):
-            moved, raw = self.condition(layer, halves, context)
+        for layer, network in enumerate(self.conditioners):
+            moved, raw = self.condition(layer, network, halves, context)
             halves[moved] = self.element.value(halves[moved], raw)
         return self.join(halves)
 
     def steps(self, z: Tensor, context: Tensor | None = None) -> Iterator[Tensor]:
         halves = self.cut(z)
-        for layer in range(len(self.conditioners)):
-            self.move(layer, halves, context, False)
+        for layer, network in enumerate(self.conditioners):
+            self.move(layer, network, halves, context, False)
             yield self.join(halves)
 
-    def move(self, layer: int, halves: list[Tensor], context: Tensor | None, inverse: bool) -> Tensor:
+    def move(self, layer: int, network: Map, halves: list[Tensor], context: Tensor | None, inverse: bool) -> Tensor:
         """Moves one half in the list; returns the logarithm of each of its features' derivative."""
-        moved, raw = self.condition(layer, halves, context)
+        moved, raw = self.condition(layer, network, halves, context)
         halves[moved], log_derivative = self.element(halves[moved], raw, inverse)
         return log_derivative
 
-    def condition(self, layer: int, halves: list[Tensor], context: Tensor | None) -> tuple[int, Tensor]:
+    def condition(self, layer: int, network: Map, halves: list[Tensor], context: Tensor | None) -> tuple[int, Tensor]:
         """Which half a layer moves, and that half's parameters."""
         moved = 1 - layer % 2
         # In the values' own precision, whatever the networks run in.
-        return moved, self.conditioners[layer](joined(halves[1 - moved], context)).to(halves[moved].dtype)
+        return moved, network(joined(halves[1 - moved], context)).to(halves[moved].dtype)
 
     def cut(self, x: Tensor) -> list[Tensor]:
         """(batch, features) -> both halves."""
@@ -179,32 +173,94 @@ def zeroed(layer: Layer) -> Layer:
     return layer
 
 
-class Conditioner(nn.Module):
-    """Linear layers with ReLU between them, the last one zero at the beginning: (batch, sizes[0]) -> (batch, sizes[-1]).
+def linear(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
+    """A linear layer: (outputs, inputs), (outputs,), (batch, inputs) -> (batch, outputs)."""
+    return F.linear(x, weight, bias)
 
-    ReLU is no module here, because what a module costs is much beside the time that layers of these sizes take. Without
-    gradients it works in place; with them a layer's backward hooks would not allow it.
+
+def linear_turned(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
+    """The same, given its weight turned: (inputs, outputs)."""
+    return torch.addmm(bias, x, weight)
+
+
+def linear_by_features(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
+    """The same, with an output that lies in memory feature by feature."""
+    return torch.addmm(bias.unsqueeze(1), weight, x.t()).t()
+
+
+def in_turn(layers: Sequence[Map], x: Tensor) -> Tensor:
+    """Layers with ReLU between them."""
+    *hidden, last = layers
+    for layer in hidden:
+        x = layer(x).relu_()
+    return last(x)
+
+
+class StackedLinear(nn.Module):
+    """A linear layer of each of several networks, which it gives when it is iterated.
+
+    Their weights lie in one parameter, (networks, outputs, inputs), and their biases in another; in two each where layers of
+    two shapes alternate.
 
     Args:
-        sizes: widths of the input, the hidden layers and the output.
+        layers: of the networks in turn, whose parameters are taken.
         feature_major: whether the output lies in memory feature by feature.
+    """
+
+    def __init__(self, layers: Sequence[nn.Linear], feature_major: bool) -> None:
+        super().__init__()
+        alike = len({layer.weight.shape for layer in layers}) == 1
+        stacks = [layers] if alike else [layers[::2], layers[1::2]]
+        self.number = len(layers)
+        self.weights = nn.ParameterList(torch.stack([layer.weight.detach() for layer in stack]) for stack in stacks)
+        self.biases = nn.ParameterList(torch.stack([layer.bias.detach() for layer in stack]) for stack in stacks)
+        self.feature_major = feature_major
+
+    def __iter__(self) -> Iterator[Map]:
+        stacks = [list(self.layers(*stack)) for stack in zip(self.weights, self.biases, strict=True)]
+        for network in range(self.number):
+            yield stacks[network % len(stacks)][network // len(stacks)]
+
+    def layers(self, weights: Tensor, biases: Tensor) -> Iterator[Map]:
+        """Of one stack."""
+        layer = linear_by_features if self.feature_major else linear
+        if not self.feature_major and weights.shape[2] < NARROW:
+            # Its gradient is then a product whose rows are not short, see `NarrowLinear`.
+            layer, weights = linear_turned, weights.transpose(1, 2).contiguous()
+        for weight, bias in zip(weights.unbind(), biases.unbind(), strict=True):
+            yield partial(layer, weight, bias)
+
+
+class Conditioners(nn.Module):
+    """The networks of couplings, which it gives when it is iterated: (batch, sizes[0]) -> (batch, sizes[-1]).
+
+    Each is linear layers with ReLU between them, the last one zero at the beginning. What a module and a parameter cost, be it
+    in the optimizer, in the backward pass or where something compiled is entered, is much beside the time that layers of
+    these sizes take. So no layer is a module here, and all networks' first layers share their parameters' tensors, as do all
+    second ones and so on.
+
+    Args:
+        sizes: of each network, widths of the input, the hidden layers and the output; every other network's are the same.
+        feature_major: whether the outputs lie in memory feature by feature.
 
     Raises:
         ValueError: a size below one.
     """
 
-    def __init__(self, sizes: Sequence[int], feature_major: bool) -> None:
+    def __init__(self, sizes: Sequence[Sequence[int]], feature_major: bool) -> None:
         super().__init__()
-        check_widths(sizes)
-        *hidden, last = pairwise(sizes)
-        self.hidden = nn.ModuleList(linear(*widths) for widths in hidden)
-        self.last = zeroed(FeatureMajorLinear(*last) if feature_major else nn.Linear(*last))
+        for widths in sizes:
+            check_widths(widths)
+        networks = [[nn.Linear(*widths) for widths in pairwise(network)] for network in sizes]
+        for network in networks:
+            zeroed(network[-1])
+        *hidden, last = zip(*networks, strict=True)
+        self.layers = nn.ModuleList([*(StackedLinear(layers, False) for layers in hidden), StackedLinear(last, feature_major)])
 
-    def forward(self, x: Tensor) -> Tensor:
-        in_place = not torch.is_grad_enabled()
-        for layer in self.hidden:
-            x = F.relu(layer(x), in_place)
-        return self.last(x)
+    def __iter__(self) -> Iterator[Map]:
+        stacks = [stack for stack in self.layers if isinstance(stack, StackedLinear)]
+        for layers in zip(*stacks, strict=True):
+            yield partial(in_turn, layers)
 
 
 def couplings(
@@ -229,10 +285,11 @@ def couplings(
     if features < 2:
         raise ValueError(f"{features} feature cannot be cut into two halves: give data of two or more, or transform='maf'")
     first, second = torch.arange(0, features, 2), torch.arange(1, features, 2)
+    halves = len(first), len(second)
 
-    def conditioner(read: int, moved: int) -> Conditioner:
-        sizes = [read + context_features, *hidden_dims, moved * element.parameters]
-        return Conditioner(sizes, element.feature_major)
+    def sizes(layer: int) -> list[int]:
+        read, moved = halves[layer % 2], halves[1 - layer % 2]
+        return [read + context_features, *hidden_dims, moved * element.parameters]
 
-    sizes = len(first), len(second)
-    return Couplings(first, second, element, [conditioner(sizes[n % 2], sizes[1 - n % 2]) for n in range(num_layers)])
+    conditioners = Conditioners([sizes(layer) for layer in range(num_layers)], element.feature_major)
+    return Couplings(first, second, element, conditioners)

@@ -66,9 +66,9 @@ def test_a_gan_learns_the_ring():
 @pytest.mark.parametrize("name", ["gan", "gan-r1", "r3gan", "wgan-gp", "wgan-clip", "wgan-spectral", "sngan"])
 def test_compilation_takes_both_networks_but_no_critic_that_is_differentiated_twice(name, monkeypatch):
     compiled = []
-    monkeypatch.setattr(nn.Module, "compile", lambda network: compiled.append(network))
+    monkeypatch.setattr(nn.Module, "compile", lambda network, **options: compiled.append(network))
     method = METHODS[name]()
-    Compile().setup(trainer(), method, "fit")
+    Compile().on_fit_start(trainer(), method)
     assert compiled == [method.generator] + [method.critic] * (name not in ("gan-r1", "r3gan", "wgan-gp"))
 
 

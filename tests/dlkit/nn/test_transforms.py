@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch.autograd.functional import jacobian
 
 import dlkit
 from dlkit.nn.autoregressive import MaskedAutoregressive
-from dlkit.nn.coupling import AffineElement, Conditioner, Couplings, FeatureMajorLinear, SplineElement, couplings
+from dlkit.nn.coupling import AffineElement, Conditioners, Couplings, SplineElement, couplings
 from dlkit.nn.glow import ActNorm, Glow, ImageCoupling, InvertibleConvolution
 from dlkit.nn.transforms import Backwards, Chain
 
@@ -20,6 +21,7 @@ CONTEXT = 3
 TRANSFORMS = {
     "affine": (lambda: couplings(6, 4, AffineElement(), (16, 16)), (6,)),
     "affine-odd": (lambda: couplings(5, 3, AffineElement(), (16,)), (5,)),
+    "affine-one": (lambda: couplings(5, 1, AffineElement(), (16,)), (5,)),
     "affine-context": (lambda: couplings(6, 4, AffineElement(), (16,), CONTEXT), (6,)),
     "spline": (lambda: couplings(6, 4, SplineElement(5, 2.0), (16, 16)), (6,)),
     "spline-context": (lambda: couplings(5, 3, SplineElement(4, 2.0), (16,), CONTEXT), (5,)),
@@ -86,7 +88,7 @@ def test_a_map_that_is_changed_has_no_value_of_the_map_before():
             return 2 * x, log_det + self.features * math.log(2)
 
     made, z = couplings(4, 2, AffineElement(), (8,)), torch.randn(3, 4)
-    changed = Doubled(made.first, made.second, made.element, list(made.conditioners))
+    changed = Doubled(made.first, made.second, made.element, made.conditioners)
     assert torch.equal(changed.value(z), 2 * made.value(z))
     assert torch.equal(DoubledFlow((4,), num_layers=2, hidden_dims=(8,)).decode(z), 2 * z)
 
@@ -232,39 +234,72 @@ def test_a_masked_network_needs_a_hidden_layer():
         MaskedAutoregressive(3, ())
 
 
-def test_layers_of_a_conditioner_can_be_hooked():
-    network, seen = couplings(4, 2, AffineElement(), (20, 20)), []
-    for layer in network.conditioners[0].hidden:
-        layer.register_full_backward_hook(lambda module, before, after: seen.append(module))
-    network.inverse(torch.randn(5, 4))[1].sum().backward()
-    assert seen == list(network.conditioners[0].hidden)[::-1]
+CONDITIONERS = {
+    "one": [(3, 20, 4)],
+    "alike": [(3, 20, 4)] * 3,
+    "in turn": [(20, 8, 17, 4), (15, 8, 17, 6)] * 2 + [(20, 8, 17, 4)],
+    "without hidden layers": [(3, 4), (4, 3)],
+}
+
+
+def pair(name, feature_major):
+    """Networks whose parameters lie together, and the same ones by themselves, by their linear layers."""
+    torch.manual_seed(0)
+    made = Conditioners(CONDITIONERS[name], feature_major)
+    torch.manual_seed(0)
+    apart = [[torch.nn.Linear(*widths) for widths in pairwise(sizes)] for sizes in CONDITIONERS[name]]
+    return made, apart
+
+
+def laid_together(made, apart):
+    """(stacked tensors, network's number, the same network's own layer) of every layer of every network."""
+    for stacked, layers in zip(made.layers, zip(*apart, strict=True), strict=True):
+        yield from ((stacked, number, layer) for number, layer in enumerate(layers))
+
+
+def part(tensors, number):
+    return tensors[number % len(tensors)][number // len(tensors)]
+
+
+every_conditioner = pytest.mark.parametrize("name", CONDITIONERS)
+
+
+@every_conditioner
+def test_conditioners_begin_as_linear_layers_do_and_their_last_ones_with_zeros(name):
+    made, apart = pair(name, False)
+    for stacked, number, layer in laid_together(made, apart):
+        last = stacked is made.layers[-1]
+        assert torch.equal(part(stacked.weights, number), 0 * layer.weight if last else layer.weight)
+        assert torch.equal(part(stacked.biases, number), 0 * layer.bias if last else layer.bias)
+    assert len(list(made.parameters())) == (
+        4 if name == "without hidden layers" else 2 * len(apart[0]) + 4 * (name == "in turn")
+    )
 
 
 @pytest.mark.parametrize("feature_major", [True, False])
-@pytest.mark.parametrize("sizes", [(3, 4), (3, 20, 4), (20, 8, 17, 4)])
-def test_a_conditioner_is_linear_layers_with_relu_between_them(sizes, feature_major):
-    made, x = Conditioner(sizes, feature_major), torch.randn(7, sizes[0])
-    assert not made(x).any() and made(x).shape == (7, sizes[-1])
-    torch.nn.init.normal_(made.last.weight)
-    torch.nn.init.normal_(made.last.bias)
-    layers = []
-    for layer in (*made.hidden, made.last):
-        layers += [torch.nn.Linear(layer.in_features, layer.out_features), torch.nn.ReLU()]
-        layers[-2].load_state_dict(layer.state_dict())
-    expected = torch.nn.Sequential(*layers[:-1])
-    sides = []
-    for network in (made, expected):
-        y = network(x)
-        sides.append((y, *torch.autograd.grad(y.square().sum(), list(network.parameters()))))
-    torch.testing.assert_close(*sides, rtol=1e-4, atol=1e-4)
+@every_conditioner
+def test_conditioners_are_linear_layers_with_relu_between_them(name, feature_major):
+    made, apart = pair(name, feature_major)
     with torch.no_grad():
-        torch.testing.assert_close(made(x), sides[0][0])
-    assert made(x).stride() == ((1, 7) if feature_major else (sizes[-1], 1))
+        for stacked, number, layer in laid_together(made, apart):
+            part(stacked.weights, number).copy_(layer.weight)
+            part(stacked.biases, number).copy_(layer.bias)
+    for network, layers in zip(made, apart, strict=True):
+        x = torch.randn(7, layers[0].in_features)
+        expected = layers[0](x)
+        for layer in layers[1:]:
+            expected = layer(expected.relu())
+        y = network(x)
+        torch.testing.assert_close(y, expected)
+        assert y.stride() == ((1, 7) if feature_major else (layers[-1].out_features, 1))
+        (y.square().sum() + expected.square().sum()).backward()
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            assert network(x).dtype == torch.bfloat16
+    for stacked, number, layer in laid_together(made, apart):
+        torch.testing.assert_close(part([weight.grad for weight in stacked.weights], number), layer.weight.grad)
+        torch.testing.assert_close(part([bias.grad for bias in stacked.biases], number), layer.bias.grad)
 
 
-def test_a_feature_major_linear_layer_is_a_linear_layer_laid_out_otherwise():
-    layer, x = FeatureMajorLinear(5, 3), torch.randn(7, 5)
-    torch.testing.assert_close(layer(x), torch.nn.functional.linear(x, layer.weight, layer.bias))
-    assert layer(x).t().is_contiguous()
-    with torch.autocast("cpu", torch.bfloat16):
-        assert layer(x).dtype == torch.bfloat16
+def test_conditioners_without_a_width_are_refused():
+    with pytest.raises(ValueError, match=r"widths, \(3, 0, 4\), have to be"):
+        Conditioners([(3, 0, 4)], False)
