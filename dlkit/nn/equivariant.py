@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dlkit.nn.interaction import EdgeMessages, Edges
+from dlkit.nn.interaction import EdgeMessages, SortedEdges
 
 GAIN = 1e-3  # of phi_x's last layer at the start, as in the authors' code: a fresh layer hardly moves anything
 
@@ -46,7 +46,7 @@ class EquivariantLayer(nn.Module):
         nn.init.xavier_uniform_(last.weight, GAIN)
 
     def forward(
-        self, h: Tensor, x: Tensor, v: Tensor, edges: Edges, edge_attr: Tensor | None = None
+        self, h: Tensor, x: Tensor, v: Tensor, edges: SortedEdges, edge_attr: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """h: (nodes, size); x, v: (nodes, dimensions); edge_attr: (edges, edge_features), None without -> h', x', v'."""
         difference = edges.plus_target(-edges.at_source(x), x)

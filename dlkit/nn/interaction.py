@@ -10,7 +10,7 @@ from dlkit.batches import check_edge_index
 from dlkit.functional.segments import segment_sizes, segment_sum
 
 
-class Edges:
+class SortedEdges:
     """Edges between nodes, and sums over those that lead to the same node.
 
     Where as many lead to every node, as in a complete graph, what lies at edges is looked at as (nodes, degree, *), so that
@@ -44,7 +44,7 @@ class Edges:
         self.degree = even if even and not rest and bool((self.sizes == even).all()) else None
 
     @classmethod
-    def complete(cls, graphs: int, nodes: int, device: torch.device | None = None) -> Edges:
+    def complete(cls, graphs: int, nodes: int, device: torch.device | None = None) -> SortedEdges:
         """From each node of a graph to each other one, for graphs of as many nodes each, at least 2, one behind the other."""
         edges = cls.__new__(cls)
         target = torch.arange(nodes, device=device).unsqueeze(1)
@@ -101,7 +101,7 @@ class EdgeMessages(nn.Module):
         self.first = nn.Linear(sum(self.parts), message_size)
         self.second = nn.Linear(message_size, message_size)
 
-    def forward(self, h: Tensor, edge_attr: Tensor, edges: Edges) -> Tensor:
+    def forward(self, h: Tensor, edge_attr: Tensor, edges: SortedEdges) -> Tensor:
         """h: (nodes, size); edge_attr: (edges, edge_features) -> (edges, message_size).
 
         Raises:
@@ -133,7 +133,7 @@ class InteractionLayer(nn.Module):
         self.messages = EdgeMessages(size, edge_features, size)
         self.update = nn.Sequential(nn.Linear(2 * size, size), nn.SiLU(), nn.Linear(size, size))
 
-    def forward(self, h: Tensor, edge_attr: Tensor, edges: Edges) -> Tensor:
+    def forward(self, h: Tensor, edge_attr: Tensor, edges: SortedEdges) -> Tensor:
         """h: (nodes, size); edge_attr: (edges, edge_features) -> (nodes, size)."""
         received = edges.sum(self.messages(h, edge_attr, edges))
         return h + self.update(torch.cat([h, received], 1))

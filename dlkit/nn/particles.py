@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dlkit.nn.equivariant import EquivariantLayer
-from dlkit.nn.interaction import Edges, InteractionLayer
+from dlkit.nn.interaction import InteractionLayer, SortedEdges
 
 
 class PlainDynamics(nn.Module):
@@ -32,7 +32,7 @@ class PlainDynamics(nn.Module):
 
     def forward(self, positions: Tensor, velocities: Tensor, charges: Tensor) -> Tensor:
         """positions, velocities: (batch, particles, dimensions); charges: (batch, particles) -> positions later."""
-        edges = Edges.complete(*charges.shape, device=charges.device)
+        edges = SortedEdges.complete(*charges.shape, device=charges.device)
         h = self.embedding(torch.cat([positions, velocities], 2).flatten(0, 1))
         products = charge_products(charges, edges)
         for layer in self.layers:
@@ -61,7 +61,7 @@ class EquivariantDynamics(nn.Module):
 
     def forward(self, positions: Tensor, velocities: Tensor, charges: Tensor) -> Tensor:
         """positions, velocities: (batch, particles, dimensions); charges: (batch, particles) -> positions later."""
-        edges = Edges.complete(*charges.shape, device=charges.device)
+        edges = SortedEdges.complete(*charges.shape, device=charges.device)
         x, v = positions.flatten(0, 1), velocities.flatten(0, 1)
         h = self.embedding(v.norm(dim=1, keepdim=True))
         difference = edges.plus_target(-edges.at_source(x), x)
@@ -71,7 +71,7 @@ class EquivariantDynamics(nn.Module):
         return x.view_as(positions)
 
 
-def charge_products(charges: Tensor, edges: Edges) -> Tensor:
+def charge_products(charges: Tensor, edges: SortedEdges) -> Tensor:
     """q_i q_j of each edge: (batch, particles) -> (edges, 1)."""
     flat = charges.flatten()
     return (flat[edges.source] * flat[edges.target]).unsqueeze(1)

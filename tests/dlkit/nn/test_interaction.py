@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from dlkit.nn.equivariant import EquivariantLayer
-from dlkit.nn.interaction import EdgeMessages, Edges, InteractionLayer
+from dlkit.nn.interaction import EdgeMessages, InteractionLayer, SortedEdges
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 
@@ -15,9 +15,9 @@ TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 def graph(kind):
     """Edges of 9 nodes: of three complete graphs of 3; or of degrees 0 to 3, nodes 4 and 8 without any edge."""
     if kind == "complete":
-        return Edges.complete(3, 3)
+        return SortedEdges.complete(3, 3)
     pairs = [(1, 0), (2, 0), (3, 1), (0, 2), (1, 2), (7, 2), (2, 3), (6, 5), (5, 6), (0, 7), (6, 7)]
-    return Edges(torch.tensor(pairs).T, 9)
+    return SortedEdges(torch.tensor(pairs).T, 9)
 
 
 every_graph = pytest.mark.parametrize("kind", ["complete", "irregular"])
@@ -36,12 +36,12 @@ def inputs(edges, size, dtype=torch.float32, edge_features=2):
 
 
 def test_complete_graphs_join_every_node_to_every_other_of_its_graph():
-    edges = Edges.complete(2, 4)
+    edges = SortedEdges.complete(2, 4)
     found = set(zip(edges.source.tolist(), edges.target.tolist(), strict=True))
     assert found == {(i, j) for i in range(8) for j in range(8) if i != j and i // 4 == j // 4}
     assert len(edges) == len(found) and edges.degree == 3
     assert (edges.target.diff() >= 0).all()
-    checked = Edges(torch.stack([edges.source, edges.target]), 8)
+    checked = SortedEdges(torch.stack([edges.source, edges.target]), 8)
     assert checked.degree == 3 and torch.equal(checked.sizes, edges.sizes)
 
 
@@ -59,7 +59,7 @@ def test_sums_and_means_are_those_edge_by_edge(kind):
 @every_graph
 def test_the_view_by_degree_and_the_index_give_the_same_with_the_same_gradients(kind):
     edges = graph(kind)
-    by_index = Edges(torch.stack([edges.source, edges.target]), 9)
+    by_index = SortedEdges(torch.stack([edges.source, edges.target]), 9)
     by_index.degree = None
     layer = shaken(EquivariantLayer(4, 2), torch.float64)
     h, x, v, edge_attr = inputs(edges, 4, torch.float64)
@@ -131,7 +131,7 @@ def test_renumbered_nodes_give_renumbered_ones(kind):
     place = torch.randperm(9)  # where each node goes
     source, target = place[edges.source], place[edges.target]
     order = target.argsort(stable=True)
-    renumbered = Edges(torch.stack([source, target])[:, order], 9)
+    renumbered = SortedEdges(torch.stack([source, target])[:, order], 9)
     back = place.argsort()
     found = layer(h[back], x[back], v[back], renumbered, edge_attr[order])
     for one, other in zip(layer(h, x, v, edges, edge_attr), found, strict=True):
@@ -143,7 +143,7 @@ def test_a_node_that_no_edge_leads_to_hears_nothing_and_goes_on_by_itself():
     edges = graph("irregular")
     h, x, v, _ = inputs(edges, 4, torch.float64)
     new_h, new_x, _ = layer(h, x, v, edges)
-    alone = Edges(torch.zeros(2, 0, dtype=torch.int64), 1)
+    alone = SortedEdges(torch.zeros(2, 0, dtype=torch.int64), 1)
     for node in (4, 8):
         one_h, one_x, _ = layer(*(part[node : node + 1] for part in (h, x, v)), alone)
         torch.testing.assert_close(new_x[node], (x + layer.drift(h) * v)[node])
@@ -152,14 +152,14 @@ def test_a_node_that_no_edge_leads_to_hears_nothing_and_goes_on_by_itself():
 
 
 def test_a_fresh_layer_moves_points_by_hardly_more_than_their_velocities():
-    edges, layer = Edges.complete(10, 5), EquivariantLayer(64)
+    edges, layer = SortedEdges.complete(10, 5), EquivariantLayer(64)
     h, x, v, _ = inputs(edges, 64)
     _, new_x, _ = layer(h, x, v, edges)
     assert (new_x - x - layer.drift(h) * v).abs().max() < 1e-2
 
 
 def test_the_last_layer_of_a_network_can_do_without_new_features():
-    edges, layer = Edges.complete(2, 3), EquivariantLayer(4, update_features=False)
+    edges, layer = SortedEdges.complete(2, 3), EquivariantLayer(4, update_features=False)
     h, x, v, _ = inputs(edges, 4)
     new_h, new_x, new_v = layer(h, x, v, edges)
     assert new_h is h
@@ -180,11 +180,11 @@ def test_the_last_layer_of_a_network_can_do_without_new_features():
 )
 def test_edges_that_are_none_are_refused(edge_index, message):
     with pytest.raises(ValueError, match=message):
-        Edges(edge_index, 4)
+        SortedEdges(edge_index, 4)
 
 
 def test_features_of_another_width_and_layers_of_no_size_are_refused():
-    edges = Edges.complete(1, 3)
+    edges = SortedEdges.complete(1, 3)
     h, x, v, edge_attr = inputs(edges, 4)
     with pytest.raises(ValueError, match=r"are \(3, 4\) and \(6, 3\): give \(3, 4\) and \(6, 1\)"):
         EquivariantLayer(4)(h, x, v, edges, edge_attr)
