@@ -160,11 +160,8 @@ class Method(L.LightningModule):
         """Compiles in place what gains from it: `torch.compile(network)` would change the names in every checkpoint.
 
         Args:
-            options: of `torch.compile`. Without any, kernels are called by C++ on a CPU, where Python's calls take longer than
-                many a kernel, and by Python, torch's default, on a device that they need not keep up with.
+            options: of `torch.compile`.
         """
-        if not options and self.device.type == "cpu":
-            options = {"options": {"cpp_wrapper": True}}
         for name in self.compiled_networks:
             getattr(self, name).compile(**options)
         for name in self.compiled_functions:

@@ -307,14 +307,6 @@ def test_abilities_run_in_evaluation_mode_without_gradients_and_leave_training_a
     assert torch.equal(method.classify(x), method.classify(x))
 
 
-@pytest.mark.parametrize(("device", "options"), [("cpu", {"options": {"cpp_wrapper": True}}), ("meta", {})])
-def test_what_is_compiled_for_a_cpu_calls_its_kernels_without_python(device, options, monkeypatch):
-    seen = []
-    monkeypatch.setattr(torch, "compile", lambda function, **given: seen.append(given) or function)
-    dlkit.Flow((4,), num_layers=2, hidden_dims=(8,)).to(device).compile_parts()
-    assert seen == 4 * [options]  # both directions, the values alone, and the objective
-
-
 def test_a_method_without_a_loss_says_what_it_has_to_define():
     with pytest.raises(NotImplementedError, match=r"has to define loss\(batch\)"):
         Method().loss(None)

@@ -294,6 +294,17 @@ def test_a_compiled_flow_has_the_same_loss_and_gradients(kind):
     torch.testing.assert_close(sides[1], sides[0])
 
 
+@pytest.mark.parametrize(
+    ("device", "transform", "options"),
+    [("cpu", "affine", {"options": {"cpp_wrapper": True}}), ("meta", "affine", {}), ("cpu", "glow", {})],
+)
+def test_small_kernels_are_called_without_python_on_a_cpu(device, transform, options, monkeypatch):
+    seen = []
+    monkeypatch.setattr(torch, "compile", lambda function, **given: seen.append(given) or function)
+    dlkit.Flow((1, 4, 4), transform, num_layers=1, hidden_dims=(4,)).to(device).compile_parts()
+    assert seen == 4 * [options]  # both directions, the values alone, and the objective
+
+
 def test_what_a_subclass_changes_is_compiled_too():
     class Doubled(dlkit.Flow):
         def log_density(self, x, labels=None):
