@@ -224,8 +224,9 @@ class StackedLinear(nn.Module):
     def layers(self, weights: Tensor, biases: Tensor) -> Iterator[Map]:
         """Of one stack."""
         layer = linear_by_features if self.feature_major else linear
-        if not self.feature_major and weights.shape[2] < NARROW:
-            # Its gradient is then a product whose rows are not short, see `NarrowLinear`.
+        if not self.feature_major and 1 < weights.shape[2] < NARROW:
+            # Its gradient is then a product whose rows are not short, see `NarrowLinear`. That of a single input, turned back,
+            # would have other strides than its parameter, of which distributed training warns.
             layer, weights = linear_turned, weights.transpose(1, 2).contiguous()
         for weight, bias in zip(weights.unbind(), biases.unbind(), strict=True):
             yield partial(layer, weight, bias)

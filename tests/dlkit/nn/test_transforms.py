@@ -300,6 +300,15 @@ def test_conditioners_are_linear_layers_with_relu_between_them(name, feature_maj
         torch.testing.assert_close(part([bias.grad for bias in stacked.biases], number), layer.bias.grad)
 
 
+@pytest.mark.parametrize("features", [2, 5, 40])
+@pytest.mark.parametrize("element", [AffineElement(), SplineElement(4, 2.0)])
+def test_gradients_of_conditioners_lie_in_memory_as_their_parameters_do(element, features):
+    made = couplings(features, 4, element, (20, 17))
+    made.inverse(torch.randn(8, features))[1].sum().backward()
+    for parameter in made.parameters():
+        assert parameter.grad.stride() == parameter.stride()
+
+
 def test_conditioners_without_a_width_are_refused():
     with pytest.raises(ValueError, match=r"widths, \(3, 0, 4\), have to be"):
         Conditioners([(3, 0, 4)], False)
