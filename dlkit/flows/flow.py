@@ -149,8 +149,8 @@ class Flow(Method):
         """Compiles in place what gains from it.
 
         Args:
-            options: of `torch.compile`. Without any, kernels of vectors are called by C++ on a CPU, where Python's calls take
-                longer than many of them. Those of pictures take longer, as does their C++ to be compiled.
+            options: of `torch.compile`. Without any, kernels are called by C++ on a CPU, where Python's calls take longer than
+                many of them; but those of "glow", which take longer, as does their C++ to be compiled.
         """
         if not options and self.device.type == "cpu" and self.transform != "glow":
             options = {"options": {"cpp_wrapper": True}}

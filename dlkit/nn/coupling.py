@@ -9,7 +9,7 @@ says, not on b. The next coupling moves a by what b says.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import TypeVar
@@ -93,8 +93,8 @@ class Couplings(Transform):
     Args:
         first, second: which features make the halves, int64; each feature in one of them.
         element: how a feature is moved.
-        conditioners: gives, when it is iterated, for each layer a network from the other half (and the context) to the moved
-            half's parameters.
+        conditioners: for each layer, a network from the other half (and the context) to the moved half's parameters: in a list,
+            or given by a module that is iterated for them.
     """
 
     first: Tensor
@@ -103,7 +103,9 @@ class Couplings(Transform):
     back: Tensor
     conditioners: Conditioners | nn.ModuleList
 
-    def __init__(self, first: Tensor, second: Tensor, element: Element, conditioners: Conditioners | nn.ModuleList) -> None:
+    def __init__(
+        self, first: Tensor, second: Tensor, element: Element, conditioners: Conditioners | Iterable[nn.Module]
+    ) -> None:
         super().__init__()
         self.register_buffer("first", first)
         self.register_buffer("second", second)
@@ -111,7 +113,7 @@ class Couplings(Transform):
         self.register_buffer("order", order, persistent=False)
         self.register_buffer("back", order.argsort())
         self.element = element
-        self.conditioners = conditioners
+        self.conditioners = conditioners if isinstance(conditioners, Conditioners) else nn.ModuleList(conditioners)
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> Changed:
         halves, total = self.cut(z), z.new_zeros(len(z))
@@ -237,8 +239,8 @@ class Conditioners(nn.Module):
 
     Each is linear layers with ReLU between them, the last one zero at the beginning. What a module and a parameter cost, be it
     in the optimizer, in the backward pass or where something compiled is entered, is much beside the time that layers of
-    these sizes take. So no layer is a module here, and all networks' first layers share their parameters' tensors, as do all
-    second ones and so on.
+    these sizes take. So no layer is a module here, and all networks' first layers share their parameters' tensors, two where
+    their shapes alternate, as do all second ones and so on.
 
     Args:
         sizes: of each network, widths of the input, the hidden layers and the output; every other network's are the same.

@@ -148,7 +148,7 @@ def field_transform(lattice_shape: Sequence[int], num_layers: int, channels: Seq
     even = sites[sites.sum(1) % 2 == 0]
     # The odd site beside each even one, so that one translation takes both to the first of their colour.
     places = [(even[:, 0] + step) % rows * columns + even[:, 1] for step in (0, 1)]
-    conditioners = nn.ModuleList(FieldConditioner(channels, even, lattice_shape) for _ in range(num_layers))
+    conditioners = [FieldConditioner(channels, even, lattice_shape) for _ in range(num_layers)]
     return Chain([FieldSpectrum(lattice_shape), Couplings(places[0], places[1], AffineElement(), conditioners)])
 
 

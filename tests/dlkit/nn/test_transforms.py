@@ -309,6 +309,12 @@ def test_gradients_of_conditioners_lie_in_memory_as_their_parameters_do(element,
         assert parameter.grad.stride() == parameter.stride()
 
 
+def test_couplings_hold_the_networks_of_a_list():
+    networks = [torch.nn.Linear(2, 4), torch.nn.Linear(2, 4)]
+    made = Couplings(torch.tensor([0, 2]), torch.tensor([1, 3]), AffineElement(), networks)
+    assert list(made.conditioners) == networks and len(list(made.parameters())) == 4
+
+
 def test_conditioners_without_a_width_are_refused():
     with pytest.raises(ValueError, match=r"widths, \(3, 0, 4\), have to be"):
         Conditioners([(3, 0, 4)], False)
