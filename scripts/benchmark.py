@@ -1,7 +1,7 @@
 """Measures dlkit against hand-written PyTorch loops and against its peers, in turn, by medians.
 
     python scripts/benchmark.py [SECTION ...] [--repeats 7] [--threads 1] [--steps N] [--json FILE] [--table FILE]
-    python scripts/benchmark.py latent adversarial flows graphs --repeats 3 --table docs/speed.md
+    python scripts/benchmark.py latent adversarial graphs --repeats 5 --table docs/speed.md
 
 latent: variational autoencoders against a plain loop and pythae. adversarial: GAN and WGAN against a plain loop, torchgan and
 the loops of PyTorch-GAN. sequences: a language model against a bare loop, a translator against Joey NMT, and beam search for
