@@ -9,6 +9,7 @@ says, not on b. The next coupling moves a by what b says.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
@@ -247,13 +248,15 @@ class Conditioners(nn.Module):
         feature_major: whether the outputs lie in memory feature by feature.
 
     Raises:
-        ValueError: a size below one.
+        ValueError: no network; a size below one; other sizes than those of the last network but one; other numbers of layers.
     """
 
     def __init__(self, sizes: Sequence[Sequence[int]], feature_major: bool) -> None:
         super().__init__()
         for widths in sizes:
             check_widths(widths)
+        if len({len(widths) for widths in sizes}) != 1 or any(map(operator.ne, sizes, sizes[2:])):
+            raise ValueError(f"the widths {sizes} have to be those of one network or of two in turn, with as many layers each")
         networks = [[nn.Linear(*widths) for widths in pairwise(network)] for network in sizes]
         for network in networks:
             zeroed(network[-1])

@@ -318,3 +318,9 @@ def test_couplings_hold_the_networks_of_a_list():
 def test_conditioners_without_a_width_are_refused():
     with pytest.raises(ValueError, match=r"widths, \(3, 0, 4\), have to be"):
         Conditioners([(3, 0, 4)], False)
+
+
+@pytest.mark.parametrize("sizes", [[], [(2, 4), (3, 4), (2, 5)], [(2, 4), (2, 3, 4)]], ids=["none", "widths", "layers"])
+def test_conditioners_that_do_not_alternate_are_refused(sizes):
+    with pytest.raises(ValueError, match="have to be those of one network or of two in turn"):
+        Conditioners(sizes, False)
