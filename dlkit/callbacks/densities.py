@@ -92,15 +92,10 @@ class Densities(FirstExamples):
         self.write(Path(folder) / "layers.gif", clouds, limits)
 
     def write(self, target: Path, clouds: Tensor, limits: drawing.Limits) -> None:
-        """The film: each point on a straight line from layer to layer."""
-        pictures, times = [], []
-        for number in range(len(clouds)):
-            last = number + 1 == len(clouds)
-            for part in range(1 if last else BETWEEN):
-                share = part / BETWEEN
-                points = clouds[number] if last else torch.lerp(clouds[number], clouds[number + 1], share)
-                title = "the base" if number == 0 else f"after layer {number}"
-                picture = drawing.pixels(flow_drawing.cloud(points.numpy(), clouds[0].numpy(), limits, title))
-                pictures.append(Image.fromarray(picture).quantize(64))
-                times.append(LAST_MILLISECONDS if last else LAYER_MILLISECONDS if part == 0 else FRAME_MILLISECONDS)
-        write_film(target, pictures, times)
+        """The film."""
+        # A palette for all, because that is what a GIF holds: the last picture's, since all have the same points.
+        pictures = [Image.fromarray(picture) for picture in flow_drawing.film(clouds.numpy(), BETWEEN, limits)]
+        colours = pictures[-1].quantize(64)
+        pictures = [picture.quantize(palette=colours, dither=Image.Dither.NONE) for picture in pictures]
+        times = [LAYER_MILLISECONDS, *[FRAME_MILLISECONDS] * (BETWEEN - 1)] * (len(clouds) - 1)
+        write_film(target, pictures, [*times, LAST_MILLISECONDS])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -78,6 +78,27 @@ def pixels(canvas: Figure) -> np.ndarray:
     agg: Any = canvas.canvas
     agg.draw()
     return np.asarray(agg.buffer_rgba())[..., :3].copy()
+
+
+def moving(canvas: Figure, artists: Sequence[Any], moves: Iterable[None]) -> Iterator[np.ndarray]:
+    """Pictures of a figure in which few artists change, as `pixels` gives them. All else is drawn once: a picture takes a
+    hundredth of the time.
+
+    Args:
+        canvas: the figure.
+        artists: that change, in the order in which they lie on each other.
+        moves: changes them, once before each picture.
+    """
+    for artist in artists:
+        artist.set_animated(True)
+    pixels(canvas)
+    agg: Any = canvas.canvas
+    still = agg.copy_from_bbox(canvas.bbox)
+    for _ in moves:
+        agg.restore_region(still)
+        for artist in artists:
+            artist.axes.draw_artist(artist)
+        yield np.asarray(agg.buffer_rgba())[..., :3].copy()
 
 
 def confusion_matrix(probabilities: np.ndarray, labels: np.ndarray, names: list[str]) -> Figure:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dlkit.callbacks.drawing import Limits, figure
+from dlkit.callbacks.drawing import Limits, figure, moving
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,27 +52,48 @@ def layers(clouds: np.ndarray, limits: Limits) -> Figure:
     canvas, axes = figure(2.1 * columns, 2.2 * rows, names)
     for number, points in enumerate(clouds):
         scatter(axes[str(number)], points, clouds[0], limits)
-        axes[str(number)].set_title("the base" if number == 0 else f"after layer {number}", fontsize=8)
+        axes[str(number)].set_title(after(number), fontsize=8)
     return canvas
 
 
-def cloud(points: np.ndarray, start: np.ndarray, limits: Limits, title: str) -> Figure:
-    """One picture of a film of the same: (n, 2) each."""
+def film(clouds: np.ndarray, between: int, limits: Limits) -> Iterator[np.ndarray]:
+    """The same, moving: (height, width, 3), uint8 each.
+
+    Args:
+        clouds: (layers + 1, n, 2).
+        between: pictures from one cloud to the next, on whose way each point goes straight on.
+        limits: of every picture.
+    """
     canvas, axes = figure(4.4, 4.6)
     canvas.set_layout_engine("none")  # by hand, so that nothing moves from picture to picture
     axes.set_position((0.09, 0.07, 0.88, 0.85))
-    scatter(axes, points, start, limits)
-    axes.set_title(title, fontsize=10)
-    return canvas
+    points, title = scatter(axes, clouds[0], clouds[0], limits), axes.set_title("", fontsize=10)
+
+    def moves() -> Iterator[None]:
+        for number, (cloud, following) in enumerate(pairwise(clouds)):
+            title.set_text(after(number))
+            for part in range(between):
+                points.set_offsets(cloud + part / between * (following - cloud))
+                yield
+        title.set_text(after(len(clouds) - 1))
+        points.set_offsets(clouds[-1])
+        yield
+
+    return moving(canvas, [points, title], moves())
 
 
-def scatter(axes: Any, points: np.ndarray, start: np.ndarray, limits: Limits) -> None:
-    """Points in the colours of where they start."""
-    axes.scatter(
-        *points.T, s=3, c=np.arctan2(start[:, 1], start[:, 0]), cmap=CLOUD_COLOURS, vmin=-np.pi, vmax=np.pi, linewidths=0
-    )
+def after(layer: int) -> str:
+    """The title of a cloud."""
+    return f"after layer {layer}" if layer else "the base"
+
+
+def scatter(axes: Any, points: np.ndarray, start: np.ndarray, limits: Limits) -> Any:
+    """Points in the colours of where they start, which are returned."""
     axes.set(xlim=limits[:2], ylim=limits[2:], aspect="equal")
     axes.tick_params(labelsize=7)
+    return axes.scatter(
+        *points.T, s=3, c=np.arctan2(start[:, 1], start[:, 0]), cmap=CLOUD_COLOURS, vmin=-np.pi, vmax=np.pi, linewidths=0
+    )
 
 
 # Lattices ------------------------------------------------------------------------------------------------------------

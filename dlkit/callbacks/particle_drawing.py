@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from dlkit.callbacks.drawing import figure, pixels
+from dlkit.callbacks.drawing import figure, moving
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,20 +53,18 @@ def film(systems: list[System]) -> Iterator[np.ndarray]:
         for number, charge in enumerate(system.charges):
             way, colour = system.path[:, number], colour_of(charge)
             pane.plot(*way[0], marker="o", markersize=4, color="white", markeredgecolor=colour)
-            (trace,) = pane.plot([], [], color=colour, linewidth=1.2, alpha=0.8, animated=True)
-            (particle,) = pane.plot([], [], marker="o", markersize=6, color=colour, animated=True)
+            (trace,) = pane.plot([], [], color=colour, linewidth=1.2, alpha=0.8)
+            (particle,) = pane.plot([], [], marker="o", markersize=6, color=colour)
             parts.append((trace, particle, way))
-    pixels(canvas)  # all but what moves, which is then drawn upon it: a hundred times faster than the whole again
-    agg: Any = canvas.canvas
-    still = agg.copy_from_bbox(canvas.bbox)
-    for time in range(len(systems[0].path)):
-        agg.restore_region(still)
-        for trace, particle, way in parts:
-            trace.set_data(*way[: time + 1].T)
-            particle.set_data(*way[time : time + 1].T)
-            trace.axes.draw_artist(trace)
-            trace.axes.draw_artist(particle)
-        yield np.asarray(agg.buffer_rgba())[..., :3].copy()
+
+    def moves() -> Iterator[None]:
+        for time in range(len(systems[0].path)):
+            for trace, particle, way in parts:
+                trace.set_data(*way[: time + 1].T)
+                particle.set_data(*way[time : time + 1].T)
+            yield
+
+    return moving(canvas, [artist for trace, particle, _ in parts for artist in (trace, particle)], moves())
 
 
 def panes(systems: list[System], dot: str) -> tuple[Figure, list[Any]]:
