@@ -39,14 +39,16 @@ def warm():
 
 @pytest.fixture
 def fit(tmp_path, tmp_path_factory, warm):
-    """Runs the command line in a process of its own, in an empty folder: fit(*arguments) -> CompletedProcess."""
+    """Runs the command line in a process of its own, in an empty folder or a given one: fit(*arguments) -> CompletedProcess."""
 
-    def command(*arguments: object, script: Path = FIT, **environment: str) -> subprocess.CompletedProcess:
+    def command(
+        *arguments: object, script: Path = FIT, folder: Path = tmp_path, **environment: str
+    ) -> subprocess.CompletedProcess:
         printed = tmp_path_factory.mktemp("printed")
         what = {
             "script": str(script),
             "arguments": list(map(str, arguments)),
-            "folder": str(tmp_path),
+            "folder": str(folder),
             "environment": {**os.environ, "OMP_NUM_THREADS": "1", **environment},
             "stdout": str(printed / "stdout"),
             "stderr": str(printed / "stderr"),
