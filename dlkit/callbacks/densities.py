@@ -93,9 +93,9 @@ class Densities(FirstExamples):
 
     def write(self, target: Path, clouds: Tensor, limits: drawing.Limits) -> None:
         """The film."""
-        # A palette for all, because that is what a GIF holds: the last picture's, since all have the same points.
-        pictures = [Image.fromarray(picture) for picture in flow_drawing.film(clouds.numpy(), BETWEEN, limits)]
-        colours = pictures[-1].quantize(64)
-        pictures = [picture.quantize(palette=colours, dither=Image.Dither.NONE) for picture in pictures]
+        drawn = map(Image.fromarray, flow_drawing.film(clouds.numpy(), BETWEEN, limits))
+        # One palette for all, since finding one takes longer than drawing a picture: the base's, which shows every colour.
+        pictures = [next(drawn).quantize(64)]
+        pictures += [picture.quantize(palette=pictures[0], dither=Image.Dither.NONE) for picture in drawn]
         times = [LAYER_MILLISECONDS, *[FRAME_MILLISECONDS] * (BETWEEN - 1)] * (len(clouds) - 1)
         write_film(target, pictures, [*times, LAST_MILLISECONDS])

@@ -81,8 +81,8 @@ def pixels(canvas: Figure) -> np.ndarray:
 
 
 def moving(canvas: Figure, artists: Sequence[Any], moves: Iterable[None]) -> Iterator[np.ndarray]:
-    """Pictures of a figure in which few artists change, as `pixels` gives them. All else is drawn once: a picture takes a
-    hundredth of the time.
+    """Pictures of a figure in which few artists change, as `pixels` gives them, but for what would lie above these: they are
+    drawn last. All else is drawn once, which is most of the time where little moves.
 
     Args:
         canvas: the figure.
