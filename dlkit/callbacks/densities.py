@@ -94,7 +94,7 @@ class Densities(FirstExamples):
     def write(self, target: Path, clouds: Tensor, limits: drawing.Limits) -> None:
         """The film."""
         drawn = map(Image.fromarray, flow_drawing.film(clouds.numpy(), BETWEEN, limits))
-        # One palette for all, since finding one takes longer than drawing a picture: the base's, which shows every colour.
+        # One palette for all, since finding one takes as long as drawing a picture: the base's, which shows every colour.
         pictures = [next(drawn).quantize(64)]
         pictures += [picture.quantize(palette=pictures[0], dither=Image.Dither.NONE) for picture in drawn]
         times = [LAYER_MILLISECONDS, *[FRAME_MILLISECONDS] * (BETWEEN - 1)] * (len(clouds) - 1)

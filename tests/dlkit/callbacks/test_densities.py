@@ -46,6 +46,12 @@ def test_densities_layers_and_their_film_are_drawn(tmp_path, num_classes):
         assert picture(board, tag).std() > 5, tag
     with Image.open(tmp_path / "lightning_logs" / "version_0" / "layers.gif") as film:
         assert film.n_frames == 3 * 6 + 1
+        times = []
+        for number in (0, 1, 6, 18):
+            film.seek(number)
+            times.append(film.info["duration"])
+        assert times == [400, 60, 400, 2500]
+        film.seek(0)
         first = np.asarray(film.convert("RGB"))
         film.seek(film.n_frames - 1)
         assert not np.array_equal(first, np.asarray(film.convert("RGB")))

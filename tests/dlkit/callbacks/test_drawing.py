@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from dlkit.callbacks import flow_drawing
 from dlkit.callbacks.drawing import figure, moving, pixels
 
 
@@ -28,3 +29,21 @@ def test_what_moves_is_drawn_where_it_is_on_what_stands_still():
     assert len(pictures) == 3
     for place, picture in zip(places, pictures, strict=True):
         np.testing.assert_array_equal(picture, pixels(scene(place)[0]))
+
+
+def test_points_go_straight_on_from_layer_to_layer_under_its_title():
+    clouds = np.array([[[-1.0, -1.0]], [[1.0, -1.0]], [[1.0, 0.5]]])
+    pictures = list(flow_drawing.film(clouds, 2, (-2, 2, -2, 2)))
+    found = []
+    for picture in pictures:
+        coloured = picture.astype(int).max(2) - picture.astype(int).min(2)  # all but the point is grey
+        rows, columns = np.nonzero(coloured > 60)
+        found.append([columns.mean(), -rows.mean()])
+    ways = np.diff(found, axis=0)
+    side = 2 * ways[0, 0]  # pixels of the first way, which is 2 long
+    assert side > 100
+    np.testing.assert_allclose(ways / side, [[0.5, 0], [0.5, 0], [0, 0.375], [0, 0.375]], atol=0.01)
+    titles = [picture[:40] for picture in pictures]
+    same = [[np.array_equal(one, other) for other in titles] for one in titles]
+    layers = np.array([0, 0, 1, 1, 2])
+    np.testing.assert_array_equal(same, layers[:, None] == layers)
