@@ -95,7 +95,7 @@ class Densities(FirstExamples):
         """The film."""
         drawn = map(Image.fromarray, flow_drawing.film(clouds.numpy(), BETWEEN, limits))
         # One palette for all, since finding one takes as long as drawing a picture: the base's, which shows every colour.
-        pictures = [next(drawn).quantize(64)]
+        pictures = [next(drawn).quantize(64, Image.Quantize.MAXCOVERAGE)]  # in which white stays white
         pictures += [picture.quantize(palette=pictures[0], dither=Image.Dither.NONE) for picture in drawn]
         times = [LAYER_MILLISECONDS, *[FRAME_MILLISECONDS] * (BETWEEN - 1)] * (len(clouds) - 1)
         write_film(target, pictures, [*times, LAST_MILLISECONDS])

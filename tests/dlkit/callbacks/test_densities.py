@@ -50,6 +50,7 @@ def test_densities_layers_and_their_film_are_drawn(tmp_path, num_classes):
         for number in (0, 1, 6, 18):
             film.seek(number)
             times.append(film.info["duration"])
+            assert film.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
         assert times == [400, 60, 400, 2500]
         film.seek(0)
         first = np.asarray(film.convert("RGB"))
