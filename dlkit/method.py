@@ -167,6 +167,14 @@ class Method(L.LightningModule):
         for name in self.compiled_functions:
             setattr(self, name, torch.compile(getattr(self, name), **options))
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning notes the hook that runs in this attribute, forty times a step. Torch would look every time whether that is
+        # a parameter or a module, which for a small network takes longer than all else that Lightning does around its step.
+        if name == "_current_fx_name":
+            vars(self)[name] = value
+        else:
+            super().__setattr__(name, value)
+
     def __getstate__(self) -> dict[str, Any]:
         # A copy is not compiled: what was compiled would go on with the original's parameters.
         return {name: value for name, value in super().__getstate__().items() if name not in self.compiled_functions}

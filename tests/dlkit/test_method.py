@@ -199,6 +199,19 @@ def test_what_training_records_is_there_without_a_logger_and_stays_as_it_was():
     assert float(run.logged_metrics["train/count"]) == float(run.callback_metrics["train/count"]) == 4
 
 
+def test_the_hook_that_runs_is_noted_and_none_afterwards():
+    class Noting(dlkit.Autoencoder):
+        def loss(self, batch):
+            noted.append(self._current_fx_name)
+            return super().loss(batch)
+
+    noted = []
+    method = Noting((1, 8, 8), 2, "linear")
+    trainer(max_epochs=1, num_sanity_val_steps=0).fit(method, datamodule=Digits(batch_size=1000, val_size=700))
+    assert noted == ["training_step", "validation_step"]
+    assert method._current_fx_name is None  # so that Lightning refuses to log
+
+
 def test_training_can_be_stopped_by_what_it_records():
     stop = EarlyStopping("train/loss", stopping_threshold=1e3, check_on_train_epoch_end=True)
     run = trainer(max_epochs=5, log_every_n_steps=1, callbacks=[stop])

@@ -136,6 +136,13 @@ def test_however_log_prob_is_chunked_it_is_the_evidence(examples, num_samples):
     torch.testing.assert_close(estimate.double(), model.evidence.log_prob(x.double()), atol=5e-4, rtol=1e-5)
 
 
+def test_chunks_are_of_the_size_of_a_cache_on_a_cpu_and_larger_elsewhere_whatever_an_example_holds():
+    for likelihood, values in (("bernoulli", 784), ("categorical", 784 * 256)):
+        vae = dlkit.VAE((1, 28, 28), 2, hidden_dims=(4,), likelihood=likelihood)
+        assert vae.rows_at_once() == max(64, 400_000 // values)
+        assert vae.to("meta").rows_at_once() == max(64, 6_400_000 // values)
+
+
 def test_a_chunked_estimate_has_the_distribution_of_one_in_a_piece():
     """300 samples each: for all of them together in twelve chunks, and for each x alone in one."""
     model = LinearGaussian(exact=False)
