@@ -33,11 +33,10 @@ Likelihood = Literal["bernoulli", "gaussian", "categorical"]
 
 SIGMA_FLOOR = 1e-3  # Constant pixels (the corners of a digit) would otherwise drive a learned sigma to 0 and log p to infinity.
 LOG_SIGMA_BOUND = 7.0  # The encoder's log sigma bends towards +-7, so that exp() neither overflows nor vanishes.
-# Where there are many rows, they are decoded in chunks of so many values, which stay in a CPU's cache,
-VALUES_AT_ONCE = 400_000
-# of so many on an accelerator, where starting the operations of a small chunk takes longer than they do (25 MB a tensor),
-VALUES_AT_ONCE_ON_ACCELERATORS = 6_400_000
-FEWEST_ROWS_AT_ONCE = 64  # and of at least so many rows, which keep the matrix products efficient.
+VALUES_AT_ONCE = 400_000  # Many rows are decoded in chunks of so many values, which stay in a CPU's cache,
+FEWEST_ROWS_AT_ONCE = 64  # but of so many rows at least, which keep the matrix products efficient.
+LARGER_ON_ACCELERATORS = 8  # How many times, since they take longer to be started on a small chunk than to compute it,
+MOST_ROWS_ON_ACCELERATORS = 4096  # up to so many rows, since hidden layers may be wider than an example.
 
 
 class VAE(Method):
@@ -305,8 +304,10 @@ class VAE(Method):
     def rows_at_once(self) -> int:
         """How many rows are decoded together where there are many."""
         levels = self.num_levels if self.likelihood == "categorical" else 1
-        values = VALUES_AT_ONCE if self.device.type == "cpu" else VALUES_AT_ONCE_ON_ACCELERATORS
-        return max(FEWEST_ROWS_AT_ONCE, values // (levels * math.prod(self.data_shape)))
+        rows = VALUES_AT_ONCE // (levels * math.prod(self.data_shape))
+        if self.device.type != "cpu":
+            rows = max(rows, min(LARGER_ON_ACCELERATORS * rows, MOST_ROWS_ON_ACCELERATORS))
+        return max(FEWEST_ROWS_AT_ONCE, rows)
 
     @ability
     def log_prob(self, x: Tensor, labels: Tensor | None = None, num_samples: int = 500) -> Tensor:

@@ -199,17 +199,24 @@ def test_what_training_records_is_there_without_a_logger_and_stays_as_it_was():
     assert float(run.logged_metrics["train/count"]) == float(run.callback_metrics["train/count"]) == 4
 
 
-def test_the_hook_that_runs_is_noted_and_none_afterwards():
+def test_the_hook_that_runs_is_noted_and_none_afterwards_past_the_search_for_parameters(monkeypatch):
     class Noting(dlkit.Autoencoder):
         def loss(self, batch):
             noted.append(self._current_fx_name)
             return super().loss(batch)
 
-    noted = []
+    def searching(module, name, value):
+        searched.append(name)
+        search(module, name, value)
+
+    noted, searched, search = [], [], torch.nn.Module.__setattr__
     method = Noting((1, 8, 8), 2, "linear")
+    monkeypatch.setattr(torch.nn.Module, "__setattr__", searching)
     trainer(max_epochs=1, num_sanity_val_steps=0).fit(method, datamodule=Digits(batch_size=1000, val_size=700))
     assert noted == ["training_step", "validation_step"]
     assert method._current_fx_name is None  # so that Lightning refuses to log
+    assert searched
+    assert "_current_fx_name" not in searched
 
 
 def test_training_can_be_stopped_by_what_it_records():

@@ -136,11 +136,17 @@ def test_however_log_prob_is_chunked_it_is_the_evidence(examples, num_samples):
     torch.testing.assert_close(estimate.double(), model.evidence.log_prob(x.double()), atol=5e-4, rtol=1e-5)
 
 
-def test_chunks_are_of_the_size_of_a_cache_on_a_cpu_and_larger_elsewhere_whatever_an_example_holds():
-    for likelihood, values in (("bernoulli", 784), ("categorical", 784 * 256)):
-        vae = dlkit.VAE((1, 28, 28), 2, hidden_dims=(4,), likelihood=likelihood)
-        assert vae.rows_at_once() == max(64, 400_000 // values)
-        assert vae.to("meta").rows_at_once() == max(64, 6_400_000 // values)
+def test_chunks_fit_the_cache_of_a_cpu_and_are_larger_elsewhere_without_filling_the_memory():
+    for shape, likelihood, on_cpu, elsewhere in [
+        ((1, 28, 28), "bernoulli", 510, 4080),
+        ((1, 8, 8), "bernoulli", 6250, 6250),
+        ((2,), "gaussian", 200_000, 200_000),
+        ((3, 16, 16), "bernoulli", 520, 4096),
+        ((1, 28, 28), "categorical", 64, 64),
+        ((3, 64, 64), "bernoulli", 64, 256),
+    ]:
+        vae = dlkit.VAE(shape, 2, hidden_dims=(4,), likelihood=likelihood)
+        assert (vae.rows_at_once(), vae.to("meta").rows_at_once()) == (on_cpu, elsewhere)
 
 
 def test_a_chunked_estimate_has_the_distribution_of_one_in_a_piece():
