@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from dlkit.nn.encoders import check_image_shape
@@ -63,7 +64,9 @@ def convolutional_blocks(data_shape: Sequence[int], width: int) -> tuple[nn.Sequ
     while side >= SMALLEST:
         layers += [*convolution(inputs, outputs), *convolution(outputs, outputs), nn.MaxPool2d(2)]
         inputs, outputs, side = outputs, 2 * outputs, side // 2
-    return nn.Sequential(*layers, nn.Flatten()), inputs * side**2
+    network = nn.Sequential(*layers, nn.Flatten())
+    network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # a fifth faster on a CPU
+    return network, inputs * side**2
 
 
 def build_classifier(

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal, get_args
 
-import torch
 from torch import Tensor, nn
 
 from dlkit.nn.classifiers import convolutional_blocks
@@ -72,7 +71,6 @@ def build_member_encoder(
     if network == "mlp":
         return nn.Sequential(nn.Flatten(), *dense([math.prod(data_shape), hidden_dims[0]], activation), *rest)
     blocks, features = convolutional_blocks(data_shape, width)
-    blocks.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # faster on a CPU
     linear = nn.Linear(features, hidden_dims[0], bias=False)
     return nn.Sequential(blocks, linear, MemberNorm(hidden_dims[0]), nn.ReLU(), *rest)
 
