@@ -194,6 +194,9 @@ def main(arguments: list[str] | None = None) -> int:
     except CommandLineError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # before the run began; a run answers by itself
+        print("stopped before anything was trained", file=sys.stderr)
+        return 130
     except BrokenPipeError:  # the reader of a long listing went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

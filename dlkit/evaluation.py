@@ -8,7 +8,7 @@ import json
 import logging
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import dlkit
 from dlkit.callbacks import Quality, RandomState, Translations
 from dlkit.callbacks.drawing import grid, is_image, square
 from dlkit.errors import USER_ERRORS, CommandLineError, explain
-from dlkit.processes import accelerator, keep_freed_memory
+from dlkit.processes import accelerator, keep_freed_memory, write_whole
 from dlkit.protocols import FitsLatentDensity, HasBaselines, HasTrivialBaselines, Samples
 
 MEASURES: tuple[type[L.Callback], ...] = (Quality, Translations)
@@ -199,9 +199,20 @@ def evaluate(checkpoint: Path, split: str = "test", target: Path | None = None) 
 
 
 def measure(
-    trainer: L.Trainer, method: Any, data: Any, split: str, checkpoint: Path | None, title: str, target: Path | None
+    trainer: L.Trainer,
+    method: Any,
+    data: Any,
+    split: str,
+    checkpoint: Path | None,
+    title: str,
+    target: Path | None,
+    overrides: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Runs validation or test, adds the baselines, prints a table and writes it as JSON: see `evaluate`."""
+    """Runs validation or test, adds the baselines, prints a table and writes it as JSON: see `evaluate`.
+
+    Args:
+        overrides: what the command line changed of the run's settings, for the file.
+    """
     run = trainer.test if split == "test" else trainer.validate
     found = run(method, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False)
     if not found:
@@ -216,5 +227,6 @@ def measure(
         print(f"  {name:32} {value:.6g}")
     if target is not None:
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(json.dumps({"split": split, "metrics": metrics}, indent=2) + "\n")
+        record = {"split": split, "overrides": list(overrides), "metrics": metrics}
+        write_whole(target, json.dumps(record, indent=2) + "\n")
     return metrics

@@ -146,7 +146,7 @@ class Method(L.LightningModule):
 
         Returns:
             The scalar to minimise, and the scalars worth plotting. Pure: the same batch, parameters and random state
-            give the same result, with or without a Trainer.
+            give the same result, with or without a Trainer; only a weight that warms up needs the Trainer's steps.
         """
         raise NotImplementedError(f"{type(self).__name__} has to define loss(batch) -> (loss, terms)")
 
@@ -345,6 +345,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     named = isinstance(mark, dict) and isinstance(mark.get("method"), str)
     if not named or not {"state_dict", "hyper_parameters"} <= set(checkpoint):
         raise ValueError(f"{path} was not written by dlkit: train with `python scripts/fit.py` or a dlkit Method")
+    for part in ("state_dict", "hyper_parameters"):
+        if not isinstance(checkpoint[part], dict):
+            raise ValueError(f"{path} is damaged, its {part} is a {type(checkpoint[part]).__name__}: restore it")
     return checkpoint
 
 

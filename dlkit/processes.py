@@ -1,9 +1,10 @@
-"""The processes of a run: which this one is, what each of them knows, and the memory that it keeps."""
+"""The processes of a run: which this one is, what each of them knows, the memory that it keeps, and how it writes a file."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,6 +39,21 @@ def keep_freed_memory() -> None:
         return
     mallopt(trim_threshold, -1)  # free memory at the end of the heap stays
     mallopt(mmap_threshold, LARGE_BLOCK)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file whole or, where the disk is full or the process is killed, not at all: what was there before stays.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        temporary.write_text(text)
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def world() -> tuple[int, int]:

@@ -17,6 +17,7 @@ import lightning as L
 import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.profilers import PassThroughProfiler
@@ -24,11 +25,11 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from dlkit.callbacks import Checkpoints, Compile, Pictures, Progress, RandomState, Summary
 from dlkit.callbacks.summary import writer
-from dlkit.cli import LINKED, LINKED_ALWAYS, LOGS, options_of, recipe_classes, suggestion, tidy
+from dlkit.cli import LINKED, LINKED_ALWAYS, LOGS, options_of, recipe_classes, recipes, suggestion, tidy
 from dlkit.errors import USER_ERRORS, CommandLineError, explain
 from dlkit.evaluation import measure, silence_nags
 from dlkit.method import Method, read_checkpoint
-from dlkit.processes import accelerator, keep_freed_memory
+from dlkit.processes import accelerator, keep_freed_memory, write_whole
 
 SETTINGS = ("config", "seed_everything", "print_config", "model", "data", "trainer", "checkpoint", "pictures")
 
@@ -94,8 +95,11 @@ def check_fields(classes: dict[str, type], config: dict[str, Any], arguments: li
             given += [f"--{section}.{field}" for field in content]
         elif section not in SETTINGS:
             given.append(f"--{section}")
+    refuse_calls(config)
     trainer = config.get("trainer")
-    check_callbacks(trainer.get("callbacks") if isinstance(trainer, dict) else None)
+    if not isinstance(trainer, dict | None):
+        raise CommandLineError(f"trainer is {trainer!r}, which is no section\ngive settings below it, such as max_epochs")
+    check_callbacks(trainer.get("callbacks") if trainer else None)
     for option in given:
         section, _, field = option.removeprefix("--").partition(".")
         if option.startswith("--model.") and field in linked:
@@ -105,8 +109,36 @@ def check_fields(classes: dict[str, type], config: dict[str, Any], arguments: li
             raise CommandLineError(f"there is no option {option}\n{nearest}")
 
 
+def refuse_calls(value: Any, where: str = "", inside: bool = False) -> None:
+    """Refuses what would have the parser call something that a file names: a class_path among the settings of another.
+
+    Where a setting takes a function, as those of Lightning's LambdaCallback do, the parser would import whatever stands there,
+    os.system for one, and call it. What stands outside of settings has to be a method, data, or a part of a Trainer.
+
+    Args:
+        value: of the file, or of a part of it.
+        where: the part's name.
+        inside: whether it belongs to the settings of a class.
+
+    Raises:
+        CommandLineError: naming the setting.
+    """
+    if isinstance(value, dict):
+        if inside and "class_path" in value:
+            raise CommandLineError(
+                f"{where} names {value['class_path']}, and a file that is opened runs no code\nset it in Python instead"
+            )
+        for name, part in value.items():
+            refuse_calls(part, f"{where}.{name}".lstrip("."), inside or name in ("init_args", "dict_kwargs"))
+    elif isinstance(value, list):
+        for part in value:
+            refuse_calls(part, where, inside)
+    elif isinstance(value, str) and "class_path" in value:
+        raise CommandLineError(f"{where} holds a class_path within a text\nwrite it as settings of their own")
+
+
 def check_callbacks(entries: Any) -> None:
-    """Refuses callbacks of a file that do not exist, and settings that they do not have.
+    """Refuses callbacks of a file that do not exist, settings that they do not have, and functions, which run code.
 
     Raises:
         CommandLineError: naming it.
@@ -116,6 +148,8 @@ def check_callbacks(entries: Any) -> None:
         if not isinstance(path, str) or "." not in path:
             continue  # the parser knows Lightning's callbacks by their short names, and refuses the rest
         found = imported(path)
+        if isinstance(found, type) and issubclass(found, LambdaCallback):
+            raise CommandLineError(f"{path} calls functions, and a file that is opened runs no code\nuse it in Python instead")
         known = parameters(found) if callable(found) else {}
         if not known or any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values()):
             continue  # likewise
@@ -143,9 +177,7 @@ class SaveConfig(SaveConfigCallback):
         content = self.parser.dump(self.config, skip_none=False)
         path = Path(folder) / "config.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(content)
-        os.replace(temporary, path)
+        write_whole(path, content)
         board = writer(trainer)
         if board is not None:
             board.add_text("config", f"```yaml\n{content}\n```", 0)
@@ -199,6 +231,9 @@ class DlkitCLI(LightningCLI):
         # A run that was made shorter than the recipe's interval is validated once, at its end.
         if config["check_val_every_n_epoch"] and config["max_epochs"] and config["max_epochs"] > 0:
             kwargs["check_val_every_n_epoch"] = min(config["check_val_every_n_epoch"], config["max_epochs"])
+        for field in ("accumulate_grad_batches", "check_val_every_n_epoch"):
+            if config[field] is not None and config[field] < 1:
+                raise ValueError(f"--trainer.{field} {config[field]}: give at least 1")
         if config["profiler"] is None:
             kwargs["profiler"] = Unprofiled()
         devices, cores = config["devices"], os.cpu_count() or 1
@@ -272,11 +307,11 @@ def run(
     ]
     check_fields(classes, yaml.safe_load(path.read_text()) or {}, arguments, linked)
     try:
-        saved = read_checkpoint(checkpoint) if checkpoint else None
+        saved = saved_by(classes["model"], checkpoint, command) if checkpoint else None
         cli = DlkitCLI(
             name,
             linked,
-            arguments,
+            [*chosen_file(command, path, version, checkpoint), *arguments],
             version,
             saved["global_step"] if saved and command == "fit" else None,
             args=["--config", str(path), *arguments],
@@ -287,7 +322,8 @@ def run(
     except (*USER_ERRORS, MisconfigurationException) as error:
         return explain(ValueError(innermost(str(error))) if isinstance(error, ValueError) else error)
     if command == "fit" and saved and finished(saved, cli.trainer):
-        print(f"the newest run of {name} has finished already: give more --trainer.max_epochs to go on with it")
+        limit = "max_steps" if 0 < cli.trainer.max_steps <= saved["global_step"] else "max_epochs"
+        print(f"the newest run of {name} has finished already: give more --trainer.{limit} to go on with it")
         return 0
     if compiled:
         cli.trainer.callbacks.insert(0, Compile())  # pyright: ignore[reportAttributeAccessIssue]
@@ -297,6 +333,8 @@ def run(
         else:
             evaluate(cli, command, checkpoint)
     except (*USER_ERRORS, MisconfigurationException) as error:
+        if command == "fit" and version is None:
+            forget(cli.trainer)
         return explain(error)
     except RuntimeError as error:
         if checkpoint and "Error(s) in loading state_dict" in str(error):
@@ -312,6 +350,36 @@ def run(
         print("stopped before the end: continue with --resume", file=sys.stderr)
         return 143 if isinstance(stop, SIGTERMException) else 130
     return 0
+
+
+def chosen_file(command: str, path: Path, version: int | None, checkpoint: Path | None) -> list[str]:
+    """The option that named a file, where a run is not of a shipped recipe, or a test not of the checkpoint that it takes."""
+    if command != "fit":
+        return [f"--ckpt_path={checkpoint}"] if version == -1 else []
+    return [f"--config={path}"] if version is None and path not in recipes().values() else []
+
+
+def forget(trainer: L.Trainer) -> None:
+    """Takes a run that failed before its first step out of those that --resume goes on with: it would only fail again."""
+    if trainer.global_step == 0 and trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger):
+        Path(trainer.logger.log_dir, "config.yaml").unlink(missing_ok=True)
+
+
+def saved_by(method: type, checkpoint: Path, command: str) -> dict[str, Any]:
+    """The content of a checkpoint that a method wrote, and from which "fit" can go on.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is another method's, or damaged.
+    """
+    saved = read_checkpoint(checkpoint)
+    own, found = method.__name__, saved["dlkit"]["method"].rpartition(".")[2]
+    if found != own:
+        raise ValueError(f"{checkpoint} is a checkpoint of {found} and the recipe builds {own}: name the recipe that wrote it")
+    for name in ("pytorch-lightning_version", *(("loops", "global_step", "optimizer_states") if command == "fit" else ())):
+        if name not in saved:
+            raise ValueError(f"{checkpoint} lacks {name}, which a run's checkpoint has: restore it, or use an earlier one")
+    return saved
 
 
 def innermost(message: str) -> str:
@@ -373,6 +441,6 @@ def evaluate(cli: DlkitCLI, command: str, checkpoint: Path | None) -> None:
     """Measures a checkpoint, and keeps the result in its run's folder as `test.json` or `validate.json`."""
     assert checkpoint is not None
     cli.trainer.logger = None
-    target = checkpoint.parent.parent / f"{command}.json"
+    target = None if cli.trainer.fast_dev_run else checkpoint.parent.parent / f"{command}.json"  # pyright: ignore[reportAttributeAccessIssue]
     split = "test" if command == "test" else "val"
-    measure(cli.trainer, cli.model, cli.datamodule, split, checkpoint, str(checkpoint), target)
+    measure(cli.trainer, cli.model, cli.datamodule, split, checkpoint, str(checkpoint), target, cli.overrides)

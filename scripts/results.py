@@ -32,15 +32,18 @@ def finished_runs(recipe: str) -> dict[int, dict[str, Any]]:
     for folder in runs_of(recipe):
         run, test = folder / "run.json", folder / "test.json"
         record = json.loads(run.read_text()) if run.is_file() else {}
-        # A run that the command line changed is another experiment, and a test from before the run's end another result.
-        changed = [option for option in options_of(record.get("overrides", [])) if option != "--seed_everything"]
+        # A run that the command line changed is another experiment, as is a test that it changed, and a test from before the
+        # run's end is another result.
+        tested = json.loads(test.read_text()) if test.is_file() else {}
+        overrides = [*record.get("overrides", []), *tested.get("overrides", [])]
+        changed = [option for option in options_of(overrides) if option != "--seed_everything"]
         stale = test.is_file() and run.is_file() and test.stat().st_mtime < run.stat().st_mtime
-        if record and test.is_file() and not changed and not stale:
+        if record and tested and not changed and not stale:
             found[record["seed"]] = {
                 "seed": record["seed"],
                 "seconds": record["seconds"],
                 "epochs": record["epochs"],
-                "metrics": json.loads(test.read_text())["metrics"],
+                "metrics": tested["metrics"],
             }
     return found
 

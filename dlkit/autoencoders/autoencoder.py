@@ -135,7 +135,7 @@ class Autoencoder(Method):
         """Fits a density to the latents f(x) of a data set, from which `sample` then draws. It is kept in checkpoints.
 
         Args:
-            loader: yields `Examples`.
+            loader: yields `Examples` as the network reads them, such as a datamodule's `batches("train")`.
             kind: "gaussian" with full covariance (the lecture's experiment, which fails), or "mixture" of Gaussians
                 (scikit-learn's expectation maximisation; compare Ghosh et al. 2020, arXiv:1903.12436).
             components: Gaussians in the mixture.

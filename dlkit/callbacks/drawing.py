@@ -145,16 +145,15 @@ def latent_scatter(codes: np.ndarray, labels: np.ndarray | None, names: list[str
     """The codes in two dimensions: as they are, or on their two principal axes."""
     from matplotlib import colormaps
 
-    if codes.shape[1] == 1:
-        codes = np.stack([codes[:, 0], np.zeros(len(codes))], 1)
     title, axis_names = "latent space", ("z_1", "z_2")
     if codes.shape[1] > 2:
         centred = codes - codes.mean(0)
         _, values, axes_of_codes = np.linalg.svd(centred, full_matrices=False)
         codes = centred @ axes_of_codes[:2].T
-        share = (values[:2] ** 2).sum() / (values**2).sum()
+        share = (values[:2] ** 2).sum() / max((values**2).sum(), np.finfo(values.dtype).tiny)
         title = f"latent space, its two principal axes ({100 * share:.0f} % of the variance)"
         axis_names = ("first axis", "second axis")
+    codes = np.pad(codes, ((0, 0), (0, 2 - codes.shape[1])))  # of one dimension, or of one example
     canvas, axes = figure(6, 5)
     if labels is None:
         axes.scatter(codes[:, 0], codes[:, 1], s=8)

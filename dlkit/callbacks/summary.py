@@ -13,6 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from dlkit.method import Method
+from dlkit.processes import write_whole
 
 LONGEST_SETTING = 200  # of a hyperparameter that TensorBoard's table shows; vocabularies are longer
 
@@ -107,10 +108,12 @@ class Summary(L.Callback):
             "steps": trainer.global_step,
             "metrics": {name: float(value) for name, value in trainer.callback_metrics.items()},
         }
-        Path(folder, "run.json").write_text(json.dumps(record, indent=2) + "\n")
+        write_whole(Path(folder, "run.json"), json.dumps(record, indent=2) + "\n")
 
     def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self.tick(), "described": self.described}
+        return {"seconds": self.tick(), "described": self.described, "overrides": list(self.overrides)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.seconds, self.described = state_dict["seconds"], state_dict["described"]
+        # A run that goes on is still the one that the first command changed.
+        self.overrides = (*state_dict.get("overrides", ()), *self.overrides)

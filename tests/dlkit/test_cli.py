@@ -105,7 +105,7 @@ def test_a_finished_run_says_so_on_resuming_and_goes_on_when_it_is_given_more_ep
     assert fit("vae-digits", "--trainer.max_epochs", 1).returncode == 0
     again = fit("vae-digits", "--resume")
     assert again.returncode == 0
-    assert "finished already" in again.stdout
+    assert "finished already: give more --trainer.max_epochs" in again.stdout
     assert fit("vae-digits", "--resume", "--trainer.max_epochs", 2).returncode == 0
     record = json.loads((tmp_path / "lightning_logs/vae-digits/version_0/run.json").read_text())
     assert record["epochs"] == 2
@@ -118,6 +118,12 @@ def test_the_newest_checkpoint_is_tested_and_the_result_kept(fit, tmp_path):
     metrics = json.loads((tmp_path / "lightning_logs/denoising-digits/version_0/test.json").read_text())["metrics"]
     assert {"test/loss", "test/mse", "wiener_mse"} <= set(metrics)
     assert f"{metrics['test/mse']:.6g}" in tested.stdout
+    assert fit("test", "denoising-digits", "--trainer.fast_dev_run").returncode == 0  # of a batch, and not kept
+    kept = tmp_path / "lightning_logs/denoising-digits/version_0/test.json"
+    assert json.loads(kept.read_text()) == {"split": "test", "overrides": [], "metrics": metrics}
+    last = f"--ckpt_path={kept.parent / 'checkpoints/last.ckpt'}"
+    assert fit("test", "denoising-digits", last).returncode == 0
+    assert json.loads(kept.read_text())["overrides"] == [last]
     other = fit("test", "denoising-digits", "--model.latent_dim", 5)
     assert other.returncode == 1
     assert "holds another network than the one that was built: leave out --model.latent_dim" in other.stderr
@@ -131,6 +137,7 @@ def test_a_recipe_is_copied_edited_and_run(fit, tmp_path):
     (tmp_path / "my.yaml").write_text(text.replace("check_val_every_n_epoch: 5", "check_val_every_n_epoch: 1"))
     assert fit("--config", "my.yaml").returncode == 0
     assert (tmp_path / "lightning_logs/my/version_0/checkpoints/last.ckpt").is_file()
+    assert json.loads((tmp_path / "lightning_logs/my/version_0/run.json").read_text())["overrides"] == ["--config=my.yaml"]
     again = fit("cp", "classifier-digits", "my.yaml")
     assert again.returncode == 2
     assert "exists already" in again.stderr
@@ -232,6 +239,9 @@ MISTAKES = {
     "data for a method that draws its own": (
         ("lattice-free", "--data", "datamodules.Digits"), 1, "was given a batch of Examples", "datamodules.NoData"
     ),
+    "no step of an optimizer": (
+        ("vae-digits", "--trainer.accumulate_grad_batches", "0"), 1, "accumulate_grad_batches 0", "give at least 1"
+    ),
     "a metric that is not recorded": (
         ("vae-digits", *QUICK, "--checkpoint.monitor", "val/los"), 1, "val/los", "val/loss"
     ),
@@ -272,6 +282,71 @@ def test_a_file_that_is_no_recipe_is_refused_and_runs_nothing(fit, tmp_path, tex
     assert "bad.yaml" in answer.stderr
     assert "Traceback" not in answer.stderr
     assert not (tmp_path / "ran").exists()
+
+
+CALL = {"class_path": "os.system", "init_args": {"command": "touch ran"}}
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [
+        {"class_path": "lightning.pytorch.callbacks.LambdaCallback", "init_args": {"on_fit_start": CALL}},
+        {"class_path": "LambdaCallback", "init_args": {"on_fit_start": json.dumps(CALL)}},
+        {"class_path": "lightning.pytorch.callbacks.LambdaCallback", "init_args": {"on_fit_start": "os.abort"}},
+        {"class_path": "StochasticWeightAveraging", "init_args": {"swa_lrs": 0.1, "avg_fn": CALL}},
+    ],
+    ids=["a call", "a call in a text", "a function", "a call of another class"],
+)
+def test_no_file_has_a_function_called(fit, tmp_path, callback):
+    config = yaml.safe_load(recipes()["vae-digits"].read_text())
+    config["trainer"]["callbacks"] = [callback]
+    (tmp_path / "bad.yaml").write_text(yaml.safe_dump(config))
+    answer = fit("--config", "bad.yaml", *QUICK)
+    assert answer.returncode == 2
+    assert "Traceback" not in answer.stderr
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_trainer_that_is_no_section_is_named(fit, tmp_path):
+    config = yaml.safe_load(recipes()["vae-digits"].read_text())
+    (tmp_path / "bad.yaml").write_text(yaml.safe_dump({**config, "trainer": 3}))
+    answer = fit("--config", "bad.yaml")
+    assert answer.returncode == 2
+    assert "trainer is 3, which is no section" in answer.stderr
+
+
+def test_a_checkpoint_of_another_method_or_without_its_parts_is_refused(fit, tmp_path):
+    assert fit("denoising-digits", *QUICK).returncode == 0
+    path = tmp_path / "lightning_logs/denoising-digits/version_0/checkpoints/last.ckpt"
+    other = fit("test", "vae-digits", "--ckpt_path", path, "--model", "dlkit.VAE")
+    assert other.returncode == 1
+    assert "is a checkpoint of DenoisingAutoencoder and the recipe builds VAE" in other.stderr
+    whole = torch.load(path, weights_only=True)
+    for changed, said in (
+        ({name: value for name, value in whole.items() if name != "loops"}, "lacks loops"),
+        ({**whole, "state_dict": []}, "its state_dict is a list"),
+    ):
+        torch.save(changed, path)
+        answer = fit("denoising-digits", "--resume")
+        assert answer.returncode == 1
+        assert said in answer.stderr and "Traceback" not in answer.stderr
+
+
+def test_what_changed_a_run_is_still_known_after_it_was_resumed(fit, tmp_path):
+    assert fit("vae-digits", *QUICK).returncode == 0
+    record = tmp_path / "lightning_logs/vae-digits/version_0/run.json"
+    first = json.loads(record.read_text())["overrides"]
+    longer = ["--trainer.max_epochs=3"]
+    assert fit("vae-digits", "--resume", *longer).returncode == 0
+    assert json.loads(record.read_text())["overrides"] == [*first, *longer]
+
+
+def test_a_start_that_failed_is_no_run_to_resume(fit, tmp_path):
+    assert fit("vae-digits", *QUICK).returncode == 0
+    assert fit("vae-digits", "--data.batch_size", 0).returncode == 1
+    answer = fit("vae-digits", "--resume", "--trainer.max_epochs", 3)
+    assert answer.returncode == 0, answer.stderr
+    assert "finished: lightning_logs/vae-digits/version_0" in answer.stdout
 
 
 def test_an_empty_section_and_a_wrong_early_stopping_are_named(fit, tmp_path):

@@ -163,8 +163,11 @@ def test_the_table_is_written_from_runs_and_an_untested_recipe_says_so(fit, tmp_
     assert script_of_a_changed_run.returncode == 0
     assert "| `denoising-digits` | DenoisingAutoencoder | not run |" in (tmp_path / "README.md").read_text()
     record.write_text(json.dumps({**json.loads(record.read_text()), "overrides": []}))
-    assert fit("test", "denoising-digits").returncode == 0
     script = tmp_path / "scripts" / "results.py"
+    assert fit("test", "denoising-digits", "--data.batch_size", 50).returncode == 0
+    assert fit(script=script).returncode == 0  # of a changed test
+    assert "| `denoising-digits` | DenoisingAutoencoder | not run |" in (tmp_path / "README.md").read_text()
+    assert fit("test", "denoising-digits").returncode == 0
     assert fit(script=script).returncode == 0
     text = (tmp_path / "README.md").read_text()
     metrics = json.loads((tmp_path / "lightning_logs/denoising-digits/version_0/test.json").read_text())["metrics"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from dlkit.callbacks import flow_drawing
-from dlkit.callbacks.drawing import figure, moving, pixels
+from dlkit.callbacks.drawing import figure, latent_scatter, moving, pixels
 
 
 def scene(x):
@@ -47,3 +47,10 @@ def test_points_go_straight_on_from_layer_to_layer_under_its_title():
     same = [[np.array_equal(one, other) for other in titles] for one in titles]
     layers = np.array([0, 0, 1, 1, 2])
     np.testing.assert_array_equal(same, layers[:, None] == layers)
+
+
+def test_codes_of_a_single_example_or_of_one_dimension_are_drawn_as_well():
+    for codes in (np.ones((1, 4)), np.ones((1, 1)), np.arange(3.0)[:, None], np.zeros((5, 3))):
+        (axes, *_) = latent_scatter(codes, None, []).axes
+        (points,) = axes.collections
+        assert np.isfinite(points.get_offsets()).all() and len(points.get_offsets()) == len(codes)
