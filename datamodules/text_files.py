@@ -89,6 +89,8 @@ def table_rows(path: Path, table: csv.DictReader[str]) -> Iterator[tuple[int, st
     """
     try:
         for row in table:
+            if None in row:  # where the reader puts what has no column
+                raise ValueError(f"{path} line {table.line_num} has more cells than its head: put text with commas in quotes")
             yield table.line_num, (row["label"] or "").strip(), (row["text"] or "").strip()
     except csv.Error as error:
         raise ValueError(f"{path} line {table.line_num} cannot be read ({error}): mend it") from error

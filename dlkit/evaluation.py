@@ -21,7 +21,7 @@ from PIL import Image
 import dlkit
 from dlkit.callbacks import Quality, RandomState, Translations
 from dlkit.callbacks.drawing import grid, is_image, square
-from dlkit.errors import USER_ERRORS, CommandLineError, explain
+from dlkit.errors import USER_ERRORS, CommandLineError, NonFiniteError, explain
 from dlkit.processes import accelerator, keep_freed_memory, write_whole
 from dlkit.protocols import FitsLatentDensity, HasBaselines, HasTrivialBaselines, Samples
 
@@ -218,6 +218,8 @@ def measure(
     if not found:
         raise ValueError(f"{type(data).__name__} has no {split} split: set --data.val_size, or measure the test split")
     metrics = dict(found[0])
+    if not math.isfinite(metrics.get(f"{split}/loss", 0.0)):
+        raise NonFiniteError(f"{split}/loss is {metrics[f'{split}/loss']}: look for values in the data that are not finite")
     if split == "test":
         metrics.update(baselines(method, data))
         if isinstance(data, HasTrivialBaselines):

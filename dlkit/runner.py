@@ -23,7 +23,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from dlkit.callbacks import Checkpoints, Compile, Pictures, Progress, RandomState, Summary
+from dlkit.callbacks import Checkpoints, Compile, FinalValidation, Pictures, Progress, RandomState, Summary
 from dlkit.callbacks.summary import writer
 from dlkit.cli import LINKED, LINKED_ALWAYS, LOGS, options_of, recipe_classes, recipes, suggestion, tidy
 from dlkit.errors import USER_ERRORS, CommandLineError, explain
@@ -228,9 +228,6 @@ class DlkitCLI(LightningCLI):
             kwargs["logger"] = TensorBoardLogger(
                 LOGS, name=self.name, version=self.version, default_hp_metric=False, purge_step=self.step
             )
-        # A run that was made shorter than the recipe's interval is validated once, at its end.
-        if config["check_val_every_n_epoch"] and config["max_epochs"] and config["max_epochs"] > 0:
-            kwargs["check_val_every_n_epoch"] = min(config["check_val_every_n_epoch"], config["max_epochs"])
         for field in ("accumulate_grad_batches", "check_val_every_n_epoch"):
             if config[field] is not None and config[field] < 1:
                 raise ValueError(f"--trainer.{field} {config[field]}: give at least 1")
@@ -246,7 +243,8 @@ class DlkitCLI(LightningCLI):
                     f"number from 1 to {cores}"
                 )
         seed = self._get(self.config, "seed_everything")
-        kwargs["callbacks"] = [*(config["callbacks"] or []), RandomState(), Summary(self.name, seed, self.overrides)]
+        summary = Summary(self.name, seed, self.overrides)
+        kwargs["callbacks"] = [*(config["callbacks"] or []), RandomState(), FinalValidation(), summary]
         if config["enable_progress_bar"] is not False:
             kwargs["callbacks"].append(Progress())
         return super().instantiate_trainer(**kwargs)

@@ -6,6 +6,7 @@ from dlkit.callbacks.compile import Compile
 from dlkit.callbacks.densities import Densities
 from dlkit.callbacks.diagnostics import AdversarialDiagnostics
 from dlkit.callbacks.ema import ExponentialMovingAverage
+from dlkit.callbacks.final_validation import FinalValidation
 from dlkit.callbacks.gan_lab import GANLab
 from dlkit.callbacks.pictures import Pictures
 from dlkit.callbacks.predictions import Predictions
@@ -24,6 +25,7 @@ __all__ = [
     "Compile",
     "Densities",
     "ExponentialMovingAverage",
+    "FinalValidation",
     "GANLab",
     "Pictures",
     "Predictions",

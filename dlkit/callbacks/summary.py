@@ -32,8 +32,8 @@ def steps_done(trainer: L.Trainer) -> int:
 
 
 class Summary(L.Callback):
-    """Writes the HParams entry with the validation metrics, one chart for each term's `train/` and `val/` curves, the
-    learning rate and the speed, and `run.json` with the seed, the wall-clock time and the final metrics.
+    """Writes the HParams entry with the metrics of validation, or else of training, one chart for each term's `train/` and
+    `val/` curves, the learning rate and the speed, and `run.json` with the seed, the wall-clock time and the final metrics.
 
     Args:
         recipe: the recipe's name, for `run.json`.
@@ -76,13 +76,19 @@ class Summary(L.Callback):
         self.logged_at = time.monotonic()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.described or trainer.sanity_checking:
+        if not trainer.sanity_checking:
+            self.describe(trainer, pl_module)
+
+    def describe(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Writes the HParams entry and the charts, once."""
+        if self.described:
             return
         self.described = True
         board = writer(trainer)
         if board is None or board.file_writer is None:
             return
-        names = sorted(name.removeprefix("val/") for name in trainer.callback_metrics if name.startswith("val/"))
+        split = "val" if any(name.startswith("val/") for name in trainer.callback_metrics) else "train"
+        names = sorted(name.partition("/")[2] for name in trainer.callback_metrics if name.startswith(f"{split}/"))
         charts = {name: ["Multiline", [f"^train/{name}$", f"^val/{name}$"]] for name in names}
         board.add_custom_scalars({type(pl_module).__name__: charts})
         plain = {
@@ -91,10 +97,11 @@ class Summary(L.Callback):
             if len(str(value)) <= LONGEST_SETTING
         }
         # TensorBoard shows the newest value of the tags named here, so naming them once is enough.
-        for summary in hparams(plain, {f"val/{name}": 0.0 for name in names}):
+        for summary in hparams(plain, {f"{split}/{name}": 0.0 for name in names}):
             board.file_writer.add_summary(summary)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.describe(trainer, pl_module)  # of a run without validation
         folder = trainer.log_dir  # asked by every process, because Lightning broadcasts it
         if not trainer.is_global_zero or folder is None or trainer.logger is None or trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
             return

@@ -72,6 +72,11 @@ def test_trec_has_its_published_sizes():
     [
         ("a.csv", "class,text\n1,x\n", r"a\.csv has no column label: its first line names the columns"),
         ("a.csv", "label,text\n1,\n", r"a\.csv line 2 has no text: give it one, or remove the line"),
+        (
+            "a.csv",
+            "text,label\ngood, very good,1\n",
+            r"a\.csv line 2 has more cells than its head: put text with commas in quotes",
+        ),
         ("a.txt", "1 x\n2\n", r"a\.txt line 2 has no text"),
         ("a.txt", "\n\n", r"a\.txt holds no texts"),
         ("a.txt.gz", "not zipped", r"a\.txt\.gz is damaged or cut short"),

@@ -101,6 +101,25 @@ def test_a_run_shorter_than_the_interval_of_validation_is_validated_at_its_end(f
     assert (folder / "checkpoints" / "best.ckpt").is_file()
 
 
+@pytest.mark.parametrize(
+    ("end", "steps"), [(("--trainer.max_epochs", 7), [90, 126]), (("--trainer.max_steps", 20), [20])], ids=["epochs", "steps"]
+)
+def test_the_end_of_a_run_is_validated_and_drawn_between_two_intervals(fit, tmp_path, end, steps):
+    assert fit("vae-digits", *end).returncode == 0
+    folder = tmp_path / "lightning_logs" / "vae-digits" / "version_0"
+    found = events(folder)
+    assert len(found.Scalars("val/loss")) == len(steps)
+    assert [picture.step for picture in found.Images("samples/from_fixed_latents")][-1] == steps[-1] - 1  # counted from 0
+    saved = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == steps[-1]
+
+
+def test_a_run_without_validation_has_its_hyperparameters_in_tensorboard(fit, tmp_path):
+    assert fit("linear-autoencoder-digits", "--trainer.max_epochs", 1).returncode == 0
+    found = events(tmp_path / "lightning_logs" / "linear-autoencoder-digits" / "version_0")
+    assert "_hparams_/session_start_info" in found.summary_metadata
+
+
 def test_a_finished_run_says_so_on_resuming_and_goes_on_when_it_is_given_more_epochs(fit, tmp_path):
     assert fit("vae-digits", "--trainer.max_epochs", 1).returncode == 0
     again = fit("vae-digits", "--resume")
@@ -330,6 +349,23 @@ def test_a_checkpoint_of_another_method_or_without_its_parts_is_refused(fit, tmp
         answer = fit("denoising-digits", "--resume")
         assert answer.returncode == 1
         assert said in answer.stderr and "Traceback" not in answer.stderr
+
+
+def test_a_test_loss_that_is_not_finite_is_no_result(fit, tmp_path):
+    (tmp_path / "holes.py").write_text(
+        "import datamodules\n"
+        "class Holes(datamodules.Digits):\n"
+        "    def load(self):\n"
+        "        found = super().load()\n"
+        "        x = found['test'].x.float() / 255\n"
+        "        x[0] = float('nan')\n"
+        "        return {**found, 'test': found['test']._replace(x=x)}\n"
+    )
+    assert fit("autoencoder-digits", "--data", "holes.Holes", *QUICK).returncode == 0
+    answer = fit("test", "autoencoder-digits")
+    assert answer.returncode == 1
+    assert "test/loss is nan: look for values in the data that are not finite" in answer.stderr
+    assert not (tmp_path / "lightning_logs/autoencoder-digits/version_0/test.json").exists()
 
 
 def test_what_changed_a_run_is_still_known_after_it_was_resumed(fit, tmp_path):

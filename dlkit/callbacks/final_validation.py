@@ -1,0 +1,30 @@
+"""FinalValidation: no run ends unvalidated."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+
+
+class FinalValidation(L.Callback):
+    """Has a run validated where it ends, by `max_epochs` or `max_steps`, also where the interval of validation leaves that out.
+
+    Without it a run of 12 epochs that is validated every 5 would show, measure and choose among the first 10, and one of a few
+    steps nothing at all.
+    """
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.on_train_epoch_start(trainer, pl_module)  # which is not called for an epoch that a resumed run is in the middle of
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.check_val_every_n_epoch and trainer.current_epoch + 1 == trainer.max_epochs:
+            trainer.check_val_every_n_epoch = 1
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if 0 < trainer.max_steps <= trainer.global_step:
+            if trainer.check_val_every_n_epoch:
+                trainer.check_val_every_n_epoch = 1
+            trainer.should_stop = True  # Lightning validates where it was asked to stop, in the middle of an epoch as well
