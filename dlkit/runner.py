@@ -133,8 +133,11 @@ def refuse_calls(value: Any, where: str = "", inside: bool = False) -> None:
     elif isinstance(value, list):
         for part in value:
             refuse_calls(part, where, inside)
-    elif isinstance(value, str) and "class_path" in value:
-        raise CommandLineError(f"{where} holds a class_path within a text\nwrite it as settings of their own")
+    elif isinstance(value, str):  # which the parser reads where it asks for a class
+        with contextlib.suppress(yaml.YAMLError):
+            read = yaml.safe_load(value)
+            if isinstance(read, dict | list):
+                refuse_calls(read, where, True)
 
 
 def check_callbacks(entries: Any) -> None:
@@ -183,6 +186,13 @@ class SaveConfig(SaveConfigCallback):
             board.add_text("config", f"```yaml\n{content}\n```", 0)
 
 
+class Parser(LightningArgumentParser):
+    """Reads no file but the recipe: Lightning's takes a file's name for any part of it, and nobody has checked that file."""
+
+    def add_class_arguments(self, *args: Any, **kwargs: Any) -> Any:
+        return super().add_class_arguments(*args, **{**kwargs, "sub_configs": False})
+
+
 class DlkitCLI(LightningCLI):
     """LightningCLI with dlkit's callbacks, and with the data's properties linked to what the method requires."""
 
@@ -203,6 +213,7 @@ class DlkitCLI(LightningCLI):
             seed_everything_default=0,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
+            parser_class=Parser,
             parser_kwargs={"allow_abbrev": False, "exit_on_error": False},
             # One device: a recipe's batch size and number of steps are those of one, and so is its result.
             trainer_defaults={

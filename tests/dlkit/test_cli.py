@@ -313,12 +313,17 @@ CALL = {"class_path": "os.system", "init_args": {"command": "touch ran"}}
         {"class_path": "LambdaCallback", "init_args": {"on_fit_start": json.dumps(CALL)}},
         {"class_path": "lightning.pytorch.callbacks.LambdaCallback", "init_args": {"on_fit_start": "os.abort"}},
         {"class_path": "StochasticWeightAveraging", "init_args": {"swa_lrs": 0.1, "avg_fn": CALL}},
+        "one.yaml",
+        "several.yaml",
     ],
-    ids=["a call", "a call in a text", "a function", "a call of another class"],
+    ids=["a call", "a call in a text", "a function", "a call of another class", "a file in a list", "a file"],
 )
 def test_no_file_has_a_function_called(fit, tmp_path, callback):
     config = yaml.safe_load(recipes()["vae-digits"].read_text())
-    config["trainer"]["callbacks"] = [callback]
+    entry = {"class_path": "lightning.pytorch.callbacks.LambdaCallback", "init_args": {"on_fit_start": CALL}}
+    (tmp_path / "one.yaml").write_text(yaml.safe_dump(entry))
+    (tmp_path / "several.yaml").write_text(yaml.safe_dump([entry]))
+    config["trainer"]["callbacks"] = callback if callback == "several.yaml" else [callback]
     (tmp_path / "bad.yaml").write_text(yaml.safe_dump(config))
     answer = fit("--config", "bad.yaml", *QUICK)
     assert answer.returncode == 2
