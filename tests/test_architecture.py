@@ -21,7 +21,7 @@ FLOORS = [
     ("method", "supervised"),
     ("classifiers", "autoencoders", "adversarial", "sequences", "graphs", "sets", "flows"),
     ("callbacks",),
-    ("cli", "runner", "evaluation"),
+    ("cli", "settings", "runner", "evaluation"),
 ]
 CHAPTERS = FLOORS[4]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}

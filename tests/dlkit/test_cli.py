@@ -327,6 +327,7 @@ def test_no_file_has_a_function_called(fit, tmp_path, callback):
     (tmp_path / "bad.yaml").write_text(yaml.safe_dump(config))
     answer = fit("--config", "bad.yaml", *QUICK)
     assert answer.returncode == 2
+    assert ("cannot be" if str(callback).endswith(".yaml") else "a file that is opened runs no code") in answer.stderr
     assert "Traceback" not in answer.stderr
     assert not (tmp_path / "ran").exists()
 
