@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import distributed
+from torch import Tensor, distributed
 
 LARGE_BLOCK = 32 << 20  # bytes, the most that glibc takes
 LIMITS = {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_TOP_PAD_"}  # glibc's variables
@@ -61,6 +61,33 @@ def world() -> tuple[int, int]:
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
     return 0, 1
+
+
+class SumOfAll(torch.autograd.Function):
+    """Its derivative is the sum of the derivatives: what each process gives is in the sum of every one of them."""
+
+    @staticmethod
+    def forward(own: Tensor) -> Tensor:
+        total = own.clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *derivatives: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return SumOfAll.apply(derivatives[0])
+
+
+def sum_of_all(own: Tensor) -> Tensor:
+    """The sum over processes, each of which has to ask, and again for the derivative; differentiable as often as you like.
+
+    What one process adds is differentiated by the losses of all. DistributedDataParallel takes the mean of the gradients of
+    the processes, which is then the gradient of the mean of their losses.
+    """
+    return SumOfAll.apply(own)  # pyright: ignore[reportReturnType]
 
 
 def of_all(own: Any) -> list[Any]:

@@ -84,6 +84,7 @@ class LatentAdversarialMethod(AdversarialMethod):
 
     def standardize(self, x: Tensor) -> Tensor:
         """Data as the networks see it."""
+        x = x.to(self.dtype)
         return 2 * x - 1 if len(self.data_shape) == 3 else x / self.data_scale
 
     def restore(self, x: Tensor) -> Tensor:
@@ -117,9 +118,13 @@ class LatentAdversarialMethod(AdversarialMethod):
                 f"num_classes={self.num_classes} and the data has {known}: the others would be drawn and never be learnt"
             )
 
+    def draw_latents(self, n: int) -> Tensor:
+        """z ~ N(0, I): (n, latent_dim)."""
+        return torch.randn(n, self.latent_dim, device=self.device, dtype=self.dtype)
+
     def draw(self, n: int, labels: Tensor | None) -> Tensor:
         """Generated examples as the critic sees them: (n, *data_shape)."""
-        return self.generator(torch.randn(n, self.latent_dim, device=self.device), labels)
+        return self.generator(self.draw_latents(n), labels)
 
     def logits(self, real: Tensor, fake: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         """The critic's logits of real and generated examples, in one pass if it treats examples one by one."""
@@ -170,12 +175,12 @@ class LatentAdversarialMethod(AdversarialMethod):
         if self.num_classes and labels is None:
             labels = torch.randint(self.num_classes, (n,), device=self.device)
         labels = self.checked(labels, n)
-        return self.restore(self.trained_generator(torch.randn(n, self.latent_dim, device=self.device), labels))
+        return self.restore(self.trained_generator(self.draw_latents(n), labels))
 
     @ability
     def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """The example that the trained generator makes of a latent: (batch, latent_dim) -> (batch, *data_shape)."""
-        return self.restore(self.trained_generator(z, self.checked(labels, len(z))))
+        return self.restore(self.trained_generator(z.to(self.dtype), self.checked(labels, len(z))))
 
     @ability
     def discriminate(self, x: Tensor, labels: Tensor | None = None) -> Tensor:

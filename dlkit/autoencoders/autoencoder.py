@@ -79,11 +79,11 @@ class Autoencoder(Method):
     def encode(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """z = f(x): (batch, *data_shape) -> (batch, latent_dim)."""
         check_examples(x, self.data_shape, type(self).__name__)
-        return self.encoder(x)
+        return self.encoder(x.to(self.dtype))
 
     def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """g(z): (batch, latent_dim) -> (batch, *data_shape)."""
-        return self.decoder(z)
+        return self.decoder(z.to(self.dtype))
 
     def forward(self, x: Tensor) -> Tensor:
         """g(f(x)): (batch, *data_shape) -> the same shape."""

@@ -25,6 +25,7 @@ from dlkit.batches import Examples
 from dlkit.functional.divergences import importance_bound, kl_to_standard_normal
 from dlkit.functional.likelihoods import bernoulli_log_prob, categorical_log_prob, gaussian_log_prob
 from dlkit.functional.linear_gaussian import probabilistic_pca_nll
+from dlkit.functional.precision import single_or_better
 from dlkit.method import Method, Schedule, Terms, ability, check_examples, check_labels
 from dlkit.metrics.active_units import ActiveUnits
 from dlkit.nn.encoders import Decoder, Encoder, NetworkName, build_decoder, build_encoder
@@ -161,12 +162,12 @@ class VAE(Method):
         if self.num_classes is None:
             return None
         labels = check_labels(labels, self.num_classes, "a conditional VAE")
-        return F.one_hot(labels, self.num_classes).float()
+        return F.one_hot(labels, self.num_classes).to(self.dtype)
 
     def posterior(self, x: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """mu(x) and log sigma(x) of q(z | x): (batch, *data_shape) -> two (batch, latent_dim)."""
         check_examples(x, self.data_shape, "VAE")
-        mean, raw = self.encoder(x, self.context(labels)).chunk(2, 1)
+        mean, raw = self.encoder(x.to(self.dtype), self.context(labels)).chunk(2, 1)
         return mean, LOG_SIGMA_BOUND * torch.tanh(raw / LOG_SIGMA_BOUND)
 
     def reparameterize(self, mean: Tensor, log_sigma: Tensor) -> Tensor:
@@ -178,8 +179,8 @@ class VAE(Method):
         context = self.context(labels)
         if context is not None and z.dim() == 3:
             context = context.repeat(len(z), 1)
-        # The likelihood is a sum of many small numbers: it stays in float32 whatever precision the networks run in.
-        parameters = self.decoder(z.flatten(0, -2), context).float().unflatten(0, z.shape[:-1])
+        # The likelihood is a sum of many small numbers: it stays in float32 or better whatever precision the networks run in.
+        parameters = single_or_better(self.decoder(z.flatten(0, -2).to(self.dtype), context)).unflatten(0, z.shape[:-1])
         dims = len(self.data_shape)
         if self.likelihood == "bernoulli":
             return bernoulli_log_prob(x, parameters, dims)
@@ -234,13 +235,13 @@ class VAE(Method):
 
     def elbo_terms(self, x: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """log p(x | z) with one z ~ q(z | x), (batch,); KL[q(z | x) | p(z)] of each dimension, (batch, latent_dim)."""
-        mean, log_sigma = (parameter.float() for parameter in self.posterior(x, labels))
+        mean, log_sigma = (single_or_better(parameter) for parameter in self.posterior(x, labels))
         reconstruction = self.log_likelihood(x, self.reparameterize(mean, log_sigma), labels)
         return reconstruction, kl_to_standard_normal(mean, log_sigma)
 
     def log_weights(self, x: Tensor, labels: Tensor | None, num_samples: int) -> Tensor:
         """log w_k = log p(x | z_k) + log p(z_k) - log q(z_k | x), z_k ~ q(z | x): (num_samples, batch)."""
-        mean, log_sigma = (parameter.float() for parameter in self.posterior(x, labels))
+        mean, log_sigma = (single_or_better(parameter) for parameter in self.posterior(x, labels))
         return self.log_weights_of_posterior(x, mean, log_sigma, labels, num_samples)
 
     def log_weights_of_posterior(
@@ -275,7 +276,7 @@ class VAE(Method):
 
     def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """E[x | z], in the data's units: (batch, latent_dim) -> (batch, *data_shape)."""
-        parameters = self.decoder(z, self.context(labels)).float()
+        parameters = single_or_better(self.decoder(z.to(self.dtype), self.context(labels)))
         if self.likelihood == "bernoulli":
             return parameters.sigmoid()
         if self.likelihood == "gaussian":
@@ -335,7 +336,7 @@ class VAE(Method):
         for start in range(0, len(x), rows_at_once):
             rows = slice(start, start + rows_at_once)
             x_rows, label_rows = x[rows], None if labels is None else labels[rows]
-            mean, log_sigma = (parameter.float() for parameter in self.posterior(x_rows, label_rows))
+            mean, log_sigma = (single_or_better(parameter) for parameter in self.posterior(x_rows, label_rows))
             step = max(1, rows_at_once // len(x_rows))
             chunks = [
                 self.log_weights_of_posterior(x_rows, mean, log_sigma, label_rows, min(step, num_samples - done))

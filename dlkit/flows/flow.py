@@ -27,6 +27,7 @@ from torch.nn import functional as F
 from dlkit.batches import Examples
 from dlkit.functional.divergences import importance_bound
 from dlkit.functional.likelihoods import LOG_2PI
+from dlkit.functional.precision import single_or_better
 from dlkit.method import Method, Schedule, Terms, ability, check_examples, check_labels
 from dlkit.nn.autoregressive import MaskedAutoregressive
 from dlkit.nn.coupling import AffineElement, SplineElement, couplings
@@ -193,7 +194,7 @@ class Flow(Method):
         """log p(x) of real numbers, in nats: (batch, *data_shape) -> (batch,)."""
         z, log_det = self.inverse(x, labels)
         # Sums of many small numbers stay in float32, whatever precision the networks run in.
-        return self.base_log_prob(z.float() if z.dtype != torch.float64 else z) + log_det
+        return self.base_log_prob(single_or_better(z)) + log_det
 
     def base_log_prob(self, z: Tensor) -> Tensor:
         """log p(z): (batch, features) -> (batch,)."""
@@ -233,8 +234,8 @@ class Flow(Method):
         if not self.num_levels:
             return self.log_density(x, labels)
         self.check_pixels(x)
-        y, log_det = self.dequantize(x.float())
-        return self.log_density(y, labels) + log_det
+        y, log_det = self.dequantize(single_or_better(x))
+        return self.log_density(y.to(x.dtype), labels) + log_det
 
     def check_pixels(self, x: Tensor) -> None:
         """Refuses pixels outside [0, 1]; where it is compiled it does not look at them.

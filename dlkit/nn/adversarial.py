@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate
 from torch.nn.utils.parametrizations import spectral_norm
 
+from dlkit.functional.precision import single_or_better
+from dlkit.nn.batch_norm import BatchNorm1d, BatchNorm2d
 from dlkit.nn.encoders import check_image_shape
 
 AdversarialNetworkName = Literal["mlp", "maxout", "dcgan", "resnet"]
@@ -72,8 +74,7 @@ class Critic(nn.Module):
         if self.embedding is not None:
             assert labels is not None
             logits = logits + (self.embedding(labels) * features).sum(1)
-        # The losses are differences of means.
-        return logits if logits.dtype == torch.float64 else logits.float()
+        return single_or_better(logits)  # the losses are differences of means
 
 
 class Maxout(nn.Module):
@@ -94,7 +95,7 @@ class ConditionalBatchNorm(nn.Module):
 
     def __init__(self, channels: int, num_classes: int) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm2d(channels, affine=False)
+        self.norm = BatchNorm2d(channels, affine=False)
         self.scale = nn.Embedding(num_classes, channels)
         self.shift = nn.Embedding(num_classes, channels)
         nn.init.ones_(self.scale.weight)
@@ -136,7 +137,7 @@ class ResNetGenerator(nn.Module):
         self.seed_shape = (width, sides[0], sides[0])
         self.seed = nn.Linear(latent_dim, math.prod(self.seed_shape))
         self.blocks = nn.ModuleList([UpBlock(width, norm, num_classes) for _ in sides[1:]])
-        self.norm = nn.BatchNorm2d(width) if norm == "batch" else nn.Identity()
+        self.norm = BatchNorm2d(width) if norm == "batch" else nn.Identity()
         self.picture = nn.Conv2d(width, channels, 3, padding=1)
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -184,7 +185,7 @@ def make_norm(norm: GeneratorNorm, channels: int, num_classes: int | None) -> nn
     """The normalisation of a generator's layer; conditional where there are labels."""
     if norm == "none":
         return nn.Identity()
-    return ConditionalBatchNorm(channels, num_classes) if num_classes else nn.BatchNorm2d(channels)
+    return ConditionalBatchNorm(channels, num_classes) if num_classes else BatchNorm2d(channels)
 
 
 def normalized(norm: nn.Module, x: Tensor, labels: Tensor | None) -> Tensor:
@@ -284,7 +285,7 @@ def build_generator(
         layers: list[nn.Module] = []
         sizes = [latent_dim + label_features, *hidden_dims]
         for inputs, outputs in pairwise(sizes):
-            layers += [nn.Linear(inputs, outputs), *([nn.BatchNorm1d(outputs)] if batch_norm else []), nn.ReLU()]
+            layers += [nn.Linear(inputs, outputs), *([BatchNorm1d(outputs)] if batch_norm else []), nn.ReLU()]
         layers.append(nn.Linear(sizes[-1], math.prod(data_shape)))
         generator = Generator(nn.Sequential(*layers), data_shape, num_classes, label_features)
         if network == "maxout":
@@ -297,7 +298,7 @@ def build_generator(
         first = (widths[0], sides[0], sides[0])
         layers = [nn.Linear(latent_dim + label_features, math.prod(first)), nn.Unflatten(1, first)]
         for inputs, outputs in pairwise(widths):
-            layers += [*([nn.BatchNorm2d(inputs)] if norm == "batch" else []), nn.ReLU()]
+            layers += [*([BatchNorm2d(inputs)] if norm == "batch" else []), nn.ReLU()]
             layers.append(nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1))
         generator = Generator(nn.Sequential(*layers), data_shape, num_classes, label_features)
         if norm == "batch":
@@ -355,7 +356,7 @@ def build_critic(
         layers = []
         for level, (inputs, outputs) in enumerate(pairwise(widths)):
             layers.append(nn.Conv2d(inputs, outputs, 4, stride=2, padding=1))
-            layers += [*([nn.BatchNorm2d(outputs)] if norm == "batch" and level else []), nn.LeakyReLU(0.2)]
+            layers += [*([BatchNorm2d(outputs)] if norm == "batch" and level else []), nn.LeakyReLU(0.2)]
         critic = Critic(nn.Sequential(*layers, nn.Flatten()), widths[-1] * sides[0] ** 2, num_classes)
         if norm == "batch":
             start_small(critic)

@@ -16,6 +16,8 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
+from dlkit.functional.precision import single_or_better
+
 AttentionKind = Literal["additive", "dot", "general"]
 
 
@@ -93,7 +95,7 @@ def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
         scores: (*, n).
         mask: True at real places, of a shape that broadcasts to that of the scores.
     """
-    scores = scores if scores.dtype == torch.float64 else scores.float()
+    scores = single_or_better(scores)
     # The smallest number and not -inf: a row of -inf alone would be NaN, and so would its gradient.
     weights = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1)
     return weights.masked_fill(~mask, 0.0)

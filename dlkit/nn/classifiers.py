@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from dlkit.nn.batch_norm import BatchNorm2d
 from dlkit.nn.encoders import check_image_shape
 from dlkit.nn.mlp import hidden_layers
 
@@ -35,7 +36,7 @@ class ClassifierNetwork(nn.Module):
 
 def convolution(inputs: int, outputs: int) -> list[nn.Module]:
     """3x3 convolution, batch normalisation, ReLU; the bias is left to the normalisation."""
-    return [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+    return [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), BatchNorm2d(outputs), nn.ReLU()]
 
 
 def convolutional_blocks(data_shape: Sequence[int], width: int) -> tuple[nn.Sequential, int]:

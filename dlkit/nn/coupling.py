@@ -69,11 +69,11 @@ class SplineElement:
     def __call__(self, b: Tensor, raw: Tensor, inverse: bool) -> Changed:
         """b: (batch, features); raw: (batch, (3 K - 1) * features), the first width of all features, ..., their last slope."""
         moved, log_derivative = rational_quadratic(b.t(), self.of_features(raw), self.bound, not inverse)
-        return moved.t(), log_derivative.t()
+        return moved.t().to(b.dtype), log_derivative.t()  # splines are computed in single precision at least
 
     def value(self, b: Tensor, raw: Tensor) -> Tensor:
         """g(b) alone."""
-        return inverse_rational_quadratic(b.t(), self.of_features(raw), self.bound).t()
+        return inverse_rational_quadratic(b.t(), self.of_features(raw), self.bound).t().to(b.dtype)
 
     def of_features(self, raw: Tensor) -> Tensor:
         """(batch, (3 K - 1) * features) -> (features, batch, 3 K - 1)."""

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
+from dlkit.nn.batch_norm import BatchNorm1d
 from dlkit.nn.classifiers import convolutional_blocks
 from dlkit.nn.embedding import TokenEmbedding
 from dlkit.nn.readout import Readout
@@ -75,7 +76,7 @@ def build_member_encoder(
     return nn.Sequential(blocks, linear, MemberNorm(hidden_dims[0]), nn.ReLU(), *rest)
 
 
-class MemberNorm(nn.BatchNorm1d):
+class MemberNorm(BatchNorm1d):
     """Batch normalisation over the members of all sets of a batch.
 
     Raises:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dlkit.functional.lattice import plaquette_sums, wrap
+from dlkit.functional.precision import single_or_better
 from dlkit.functional.splines import circular_rational_quadratic
 from dlkit.nn.coupling import AffineElement, Couplings, zeroed
 from dlkit.nn.transforms import Chain, Changed, Transform
@@ -101,8 +102,8 @@ class FieldSpectrum(Transform):
 
     def scaled(self, field: Tensor, log_scale: Tensor) -> Tensor:
         """(batch, sites), its Fourier transform scaled by exp(log_scale), (L1, L2), an even function of k."""
-        waves = torch.fft.fft2(field.unflatten(1, self.lattice_shape)) * torch.exp(log_scale)
-        return torch.fft.ifft2(waves).real.flatten(1)
+        waves = torch.fft.fft2(single_or_better(field).unflatten(1, self.lattice_shape)) * torch.exp(log_scale)
+        return torch.fft.ifft2(waves).real.flatten(1).to(field.dtype)
 
 
 class FieldConditioner(nn.Module):

@@ -136,6 +136,14 @@ def test_bf16_mixed_trains_with_finite_losses(name):
     assert all(parameter.isfinite().all() and parameter.dtype == torch.float32 for parameter in method.parameters())
 
 
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "counts"])  # which says that sums would be rounded
+def test_a_method_trains_wholly_in_another_precision(name, precision):
+    data, seen = DATA[name](), Losses()
+    short_trainer(precision=precision, callbacks=[seen], limit_val_batches=1).fit(METHODS[name](data), datamodule=data)
+    assert torch.tensor(seen.values).isfinite().all()
+
+
 def resumable(name, root, callbacks=(), resume=False):
     L.seed_everything(5, verbose=False)
     data = DATA[name]()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 
 import lightning as L
 import pytest
@@ -16,6 +17,7 @@ from datamodules import Digits
 from dlkit.batches import Examples
 from dlkit.callbacks import Checkpoints, RandomState
 from dlkit.method import FiniteWatch, Method
+from dlkit.protocols import Interpolates
 
 METHODS = {
     "classifier": lambda: dlkit.Classifier((1, 8, 8), 10, hidden_dims=(16,)),
@@ -90,6 +92,27 @@ def test_bf16_mixed_trains_with_finite_losses(name):
     method = METHODS[name]()
     trainer(max_epochs=6, limit_val_batches=1, precision="bf16-mixed", callbacks=[seen]).fit(method, datamodule=Digits())
     assert sum(seen.values[-9:]) < sum(seen.values[:9])
+
+
+@every_method
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
+def test_a_method_trains_and_is_tested_wholly_in_another_precision(name, precision):
+    seen = Losses()
+    method, run = (
+        METHODS[name](),
+        trainer(max_epochs=6, limit_val_batches=1, limit_test_batches=1, precision=precision, callbacks=[seen]),
+    )
+    run.fit(method, datamodule=Digits())
+    assert sum(seen.values[-9:]) < sum(seen.values[:9])
+    (found,) = run.test(method, datamodule=Digits(), verbose=False)
+    assert all(math.isfinite(value) for value in found.values())
+    # What a user gives it is in single precision, as data is.
+    assert method.to(torch.float64 if precision == "64-true" else torch.bfloat16).dtype != torch.float32
+    if isinstance(method, Interpolates):
+        x = next(iter(Digits(batch_size=3).batches("test"))).x
+        assert (
+            method.reconstruct(x, torch.arange(3)).shape == method.interpolate(x, x, 2, torch.arange(3))[:, 0].shape == x.shape
+        )
 
 
 def test_gradients_are_clipped_in_mixed_precision():

@@ -330,6 +330,19 @@ def test_a_checkpoint_is_self_contained_and_samples_the_same(name, tmp_path):
         assert isinstance(value, (bool, int, float, str, tuple, list, type(None)))
 
 
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_trains_wholly_in_another_precision(name, precision):
+    method, steps = METHODS[name](), Steps()
+    fit(method, precision=precision, limit_val_batches=1, callbacks=[steps])
+    assert all(math.isfinite(loss) for loss in steps.losses)
+    method.to(torch.float64 if precision == "64-true" else torch.bfloat16)
+    assert method.sample(3).isfinite().all()
+    assert method.discriminate(
+        torch.rand(3, *method.data_shape), method.num_classes and torch.zeros(3, dtype=torch.int64)
+    ).shape == (3,)
+
+
 @pytest.mark.parametrize("name", ["gan", "gan-r1", "r3gan", "wgan-gp", "wgan-clip", "sngan", "resnet", "dcgan"])
 def test_bf16_mixed_trains_an_epoch_with_finite_parameters(name):
     method, steps = METHODS[name](), Steps()

@@ -1,0 +1,59 @@
+"""Batch normalisation whose batch is that of all processes, so that two of them train what one does with twice the batch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dlkit.processes import sum_of_all, world
+
+
+class SharedStatistics(nn.modules.batchnorm._BatchNorm):
+    """y = gamma (x - mean) / sqrt(var + eps) + beta with a channel's mean and variance over the batch of all processes.
+
+    Ioffe and Szegedy 2015 (arXiv:1502.03167, algorithm 1). DistributedDataParallel would leave each process the statistics of
+    its own share, and `torch.nn.SyncBatchNorm`, which does not, is for GPUs alone. In a single process, and in evaluation,
+    this is torch's own.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training and world()[1] > 1:
+            return self.normalize_together(input)
+        return super().forward(input)
+
+    @torch.compiler.disable  # which would have to trace the messages between processes
+    def normalize_together(self, input: Tensor) -> Tensor:
+        """Normalises by the statistics of all processes, each of which has to come here."""
+        self._check_input_dim(input)
+        x = input.float()
+        variance, mean = torch.var_mean(x, [axis for axis in range(x.dim()) if axis != 1], correction=0)
+        own = x.numel() // x.shape[1]
+        # In one message: E[x^2] - E[x]^2 loses digits where the mean is large, which float64 has to spare.
+        mean, variance = mean.double(), variance.double()
+        sums = sum_of_all(own * torch.stack([torch.ones_like(mean), mean, mean.square() + variance]))
+        count, mean = sums[0].detach(), sums[1] / sums[0].detach()
+        variance = sums[2] / count - mean.square()
+        self.remember(mean.detach(), (variance * count / (count - 1)).detach())
+        scale = torch.rsqrt(variance + self.eps)
+        if self.affine:
+            scale = scale * self.weight
+        offset = (self.bias if self.affine else 0) - mean * scale
+        shape = (1, -1, *[1] * (x.dim() - 2))
+        return torch.addcmul(offset.float().view(shape), x, scale.float().view(shape)).to(input.dtype)
+
+    @torch.no_grad()
+    def remember(self, mean: Tensor, variance: Tensor) -> None:
+        """Moves the statistics that evaluation uses towards a batch's: (channels,) each, the variance without bias."""
+        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+        assert self.momentum is not None
+        self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
+        self.running_var.lerp_(variance.to(self.running_var), self.momentum)
+        self.num_batches_tracked += 1
+
+
+class BatchNorm1d(SharedStatistics, nn.BatchNorm1d):
+    """Of vectors, (batch, channels)."""
+
+
+class BatchNorm2d(SharedStatistics, nn.BatchNorm2d):
+    """Of pictures, (batch, channels, height, width)."""
