@@ -130,7 +130,7 @@ class MemoryData(SplitData):
 
     Args:
         batch_size: examples a batch and device.
-        val_size: examples held out of the training part for validation; 0 trains without validation.
+        val_size: examples held out of the training part for validation; 0 trains without it, and then no examples are drawn.
         split_seed: of that split. The order of training comes from the run's seed.
 
     Attributes:

@@ -26,7 +26,8 @@ class Images(ImageData):
         mode: "rgb" or "grey".
         resize: "none" refuses pictures of another size; "crop" scales the shorter side to `size` and keeps the centre.
         test_size: share of the pictures that is the test part.
-        batch_size, val_size, split_seed, binarize, shift: see `ImageData`. The test part comes from `split_seed` too.
+        val_size: pictures held out for validation, from which those in TensorBoard are drawn; None takes a tenth.
+        batch_size, split_seed, binarize, shift: see `ImageData`. The test part comes from `split_seed` too.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -41,12 +42,12 @@ class Images(ImageData):
         resize: Literal["none", "crop"] = "none",
         test_size: float = 0.1,
         batch_size: int = 64,
-        val_size: int = 0,
+        val_size: int | None = None,
         split_seed: int = 0,
         binarize: Binarize = "none",
         shift: int = 0,
     ) -> None:
-        super().__init__(batch_size, val_size, split_seed, binarize, shift)
+        super().__init__(batch_size, val_size or 0, split_seed, binarize, shift)
         if mode not in ("rgb", "grey"):
             raise ValueError(f"unknown mode {mode!r}: use 'rgb' or 'grey'")
         if resize not in ("none", "crop"):
@@ -59,9 +60,11 @@ class Images(ImageData):
         self.size = size
         self.mode: Literal["rgb", "grey"] = mode
         self.resize: Literal["none", "crop"] = resize
-        self.test_size = test_size
         self.data_shape = ({"rgb": 3, "grey": 1}[mode], size, size)
         self.paths = self.find()
+        self.num_test = min(len(self.paths) - 1, max(1, round(test_size * len(self.paths))))
+        if val_size is None:
+            self.val_size = min(len(self.paths) - self.num_test - 1, max(1, round(0.1 * len(self.paths))))
         folders = {path.relative_to(self.root).parts[0] for path in self.paths if self.labelled(path)}
         self.class_names = tuple(sorted(folders))
         self.num_classes = len(self.class_names) or None
@@ -119,6 +122,5 @@ class Images(ImageData):
             index = {name: number for number, name in enumerate(self.class_names)}
             y = torch.tensor([index[path.relative_to(self.root).parts[0]] for path in self.paths])
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(self.split_seed))
-        num_test = min(len(x) - 1, max(1, round(self.test_size * len(x))))
         examples = Examples(x, y)
-        return {"test": select(examples, order[:num_test]), "train": select(examples, order[num_test:])}
+        return {"test": select(examples, order[: self.num_test]), "train": select(examples, order[self.num_test :])}

@@ -54,8 +54,8 @@ class EpochLoader:
             self.epoch, self.position, self.resumed = epoch, 0, False
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the loader is, for a checkpoint. A pass in order, for evaluation, always starts at the start."""
-        return {"seed": self.seed, "epoch": self.epoch, "position": self.position if self.shuffle else 0}
+        """Where the loader is, for a checkpoint."""
+        return {"seed": self.seed, "epoch": self.epoch, "position": self.position}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes to where another loader of the same data was."""

@@ -30,6 +30,8 @@ from dlkit.method import Method, read_checkpoint
 from dlkit.processes import accelerator, keep_freed_memory, write_whole
 from dlkit.settings import check_fields, choose_classes, parameters
 
+NO_VALIDATION = "no validation ran: there is no best.ckpt, and no pictures of examples"
+
 
 class Unprofiled(PassThroughProfiler):
     """Measures nothing, in less time: for each of some fifty calls a step, Lightning's own enters and leaves a generator."""
@@ -291,7 +293,7 @@ def fit(cli: DlkitCLI, checkpoint: Path | None) -> None:
     if first and folder is not None:
         metrics = {key: value for key, value in trainer.callback_metrics.items() if key.startswith("val/")}
         print(f"finished: {folder}")
-        print("  ".join(f"{key} {float(value):.4g}" for key, value in sorted(metrics.items())) or "no validation ran")
+        print("  ".join(f"{key} {float(value):.4g}" for key, value in sorted(metrics.items())) or NO_VALIDATION)
 
 
 def evaluate(cli: DlkitCLI, command: str, checkpoint: Path | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import math
 import os
@@ -76,6 +77,9 @@ class Checkpoints(Checkpoint):
         self.best_model_path = ""
         self.folder = Path()
         self.saved_at = 0.0
+        # Lightning's, at the step before this validation, or before the run's end: in mid-epoch, where Lightning says that the
+        # epoch is over once a run has ended, and what is left of it would be passed over.
+        self.progress: dict[str, Any] | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         trainer.strategy.checkpoint_io = AtomicCheckpointIO()
@@ -90,27 +94,39 @@ class Checkpoints(Checkpoint):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # The last step of an epoch is followed by validation, and is saved after that. Gradients that are still being
-        # accumulated are in no checkpoint, so there is none between two optimizer steps.
-        between_steps = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if between_steps and batch_idx + 1 < trainer.num_training_batches and self.due(trainer, batch_idx):
+        self.progress = None
+        # Gradients that are still being accumulated are in no checkpoint, so there is none between two optimizer steps. The
+        # last step of an epoch is saved when that is over, unless the run is counted in steps.
+        last = batch_idx + 1 >= trainer.num_training_batches
+        if trainer.max_steps <= 0 if last else (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
+        assert fetcher is not None
+        if loop.done or loop._should_check_val_fx(fetcher):
+            # A run that goes on from here passes over the validation that follows, so this is saved after that.
+            self.progress = copy.deepcopy(trainer._checkpoint_connector._get_loops_state_dict())
+        elif self.due(trainer, batch_idx):
             self.save_last(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         epochs_over = trainer.max_epochs not in (None, -1) and trainer.current_epoch + 1 >= (trainer.max_epochs or 0)
         steps_over = 0 < trainer.max_steps <= trainer.global_step
-        # A run that ends by max_steps does not resume exactly from the end of an epoch (Lightning counts that epoch twice),
-        # so there the first step of the next one is saved instead.
-        may_wait = trainer.max_steps > 0 and trainer.num_training_batches > 1
-        if epochs_over or steps_over or trainer.should_stop or (not may_wait and self.due(trainer, 0)):
+        # Lightning counts an epoch twice that a run counted in steps goes on from the end of: it has to be from its last step.
+        exact = trainer.max_steps <= 0 or self.progress is not None
+        if epochs_over or steps_over or trainer.should_stop or (exact and self.due(trainer, 0)):
             self.save_last(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.sanity_checking or trainer.state.fn != "fit" or trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
             return
-        if self.monitor is None:
+        if self.monitor is None or self.better(trainer):
             self.save_best(trainer)
-            return
+        if self.progress is not None and self.due(trainer, 0):
+            self.save_last(trainer)
+
+    def better(self, trainer: L.Trainer) -> bool:
+        """Whether the monitored metric has improved, which is remembered."""
+        assert self.monitor is not None
         metric = trainer.callback_metrics.get(self.monitor)
         if metric is None:
             raise ValueError(
@@ -125,7 +141,7 @@ class Checkpoints(Checkpoint):
         better = self.best_score is None or (score < self.best_score if self.mode == "min" else score > self.best_score)
         if better:
             self.best_score = score
-            self.save_best(trainer)
+        return better
 
     def save_best(self, trainer: L.Trainer) -> None:
         """Saves `best.ckpt`."""
@@ -147,6 +163,10 @@ class Checkpoints(Checkpoint):
         trainer.save_checkpoint(self.folder / "last.ckpt", weights_only=False)
         self.saved_at = time.monotonic()
 
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        if self.progress is not None:
+            checkpoint["loops"] = self.progress
+
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         averaging = any(isinstance(callback, ExponentialMovingAverage) for callback in trainer.callbacks)  # pyright: ignore[reportAttributeAccessIssue]
         if trainer.state.fn == "fit" and "ema" in checkpoint and not averaging:
@@ -156,8 +176,10 @@ class Checkpoints(Checkpoint):
             )
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best_score": self.best_score, "best_model_path": self.best_model_path}
+        return {name: getattr(self, name) for name in ("monitor", "mode", "best_score", "best_model_path")}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best_score = state_dict["best_score"]
+        # A run may go on with another metric, of which no score is known yet.
+        same = all(state_dict.get(name) == getattr(self, name) for name in ("monitor", "mode"))
+        self.best_score = state_dict["best_score"] if same else None
         self.best_model_path = state_dict["best_model_path"]

@@ -70,6 +70,15 @@ def test_every_picture_is_in_one_split_pixel_for_pixel(loose):
     assert sorted(number for numbers in found.values() for number in numbers) == list(range(12))
 
 
+@pytest.mark.parametrize(("number", "sizes"), [(12, [10, 1, 1]), (3, [1, 1, 1]), (2, [1, 1])])
+def test_a_tenth_is_held_out_for_validation_unless_another_number_is_given(tmp_path, number, sizes):
+    for name in range(number):
+        save(tmp_path / f"{name}.png", picture(name))
+    data = ready(tmp_path)
+    assert [len(data.splits[name].x) for name in ("train", "val", "test") if name in data.splits] == sizes
+    assert "val" not in ready(tmp_path, val_size=0).splits
+
+
 def test_the_splits_come_from_their_seed(loose):
     splits = [names(ready(loose, test_size=0.25, split_seed=seed)) for seed in (0, 0, 1)]
     assert splits[0] == splits[1]

@@ -222,14 +222,6 @@ def test_the_state_is_plain_data():
     assert loader.state_dict() == {"seed": 7, "epoch": 0, "position": 2}
 
 
-def test_an_evaluation_that_was_cut_short_starts_again():
-    interrupted = make(shuffle=False)
-    next(iter(interrupted))
-    resumed = make(shuffle=False)
-    resumed.load_state_dict(interrupted.state_dict())
-    assert flat(resumed) == list(range(23))
-
-
 # Several processes ---------------------------------------------------------------------------------------------------
 
 

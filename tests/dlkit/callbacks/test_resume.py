@@ -9,7 +9,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 import dlkit
 from datamodules import Digits
-from dlkit.callbacks import Checkpoints, ExponentialMovingAverage, RandomState
+from dlkit.callbacks import Checkpoints, ExponentialMovingAverage, FinalValidation, RandomState
 
 STEPS_AN_EPOCH = 3
 EPOCHS = 3
@@ -50,14 +50,13 @@ def train(root, build, callbacks=(), resume=False, ema=False, **arguments):
     method, seen = build(), Seen()
     averages = [ExponentialMovingAverage(0.9)] if ema else []
     trainer = L.Trainer(
-        max_epochs=EPOCHS,
         accelerator="cpu",
         logger=TensorBoardLogger(root, version=0),
         callbacks=[*averages, Checkpoints(every_n_seconds=0), RandomState(), seen, *callbacks],
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        **arguments,
+        **{"max_epochs": EPOCHS, **arguments},
     )
     checkpoint = root / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
     trainer.fit(
@@ -98,7 +97,15 @@ def test_without_the_random_state_the_noise_of_a_resumed_run_differs(tmp_path, m
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"limit_train_batches": 2}, {"val_check_interval": 1}, {"accumulate_grad_batches": 2}, {"max_steps": 8}],
+    [
+        {"limit_train_batches": 2},
+        # Lightning takes every loader but PyTorch's for one that shuffles.
+        pytest.param({"overfit_batches": 2}, marks=pytest.mark.filterwarnings("ignore:You requested to overfit")),
+        {"val_check_interval": 1},
+        {"accumulate_grad_batches": 2},
+        {"max_steps": 8},
+        {"max_steps": 5, "accumulate_grad_batches": 2, "max_epochs": -1},
+    ],
     ids=str,
 )
 def test_resuming_is_exact_however_the_trainer_counts(tmp_path, arguments):
@@ -110,6 +117,69 @@ def test_resuming_is_exact_however_the_trainer_counts(tmp_path, arguments):
         _, resumed, _ = train(root, METHODS["vae"], resume=True, **arguments)
         for (key, expected), found in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
             assert torch.equal(expected, found), f"{key} differs after stopping at batch {batch}"
+
+
+SHORT = {"max_steps": 4, "max_epochs": -1}  # a step into the second epoch
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        (SHORT, {"max_epochs": 3}),
+        (SHORT, {"max_steps": 8, "max_epochs": -1}),
+        (SHORT, {"max_steps": 8, "max_epochs": -1, "check_val_every_n_epoch": 2}),
+        ({"max_steps": 3, "max_epochs": -1}, {"max_steps": 8, "max_epochs": -1}),  # at the end of an epoch
+        ({"max_steps": 4, "max_epochs": -1, "accumulate_grad_batches": 2}, {"max_epochs": 3, "accumulate_grad_batches": 2}),
+        ({"max_epochs": 2}, {"max_epochs": 3}),
+    ],
+    ids=str,
+)
+def test_a_run_that_ended_goes_on_as_if_it_had_been_longer(tmp_path, first, then):
+    _, whole, seen = train(tmp_path / "whole", METHODS["classifier"], **then)
+    train(tmp_path / "short", METHODS["classifier"], callbacks=[FinalValidation()], **first)
+    _, longer, more = train(tmp_path / "short", METHODS["classifier"], resume=True, **then)
+    for (key, expected), found in zip(whole.state_dict().items(), longer.state_dict().values(), strict=True):
+        assert torch.equal(expected, found), key
+    assert more.validations == seen.validations[-len(more.validations) :]
+
+
+class StopInValidation(L.Callback):
+    """Raises in the validation after a given step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
+        if trainer.global_step == self.step:
+            raise KeyError("stopped")
+
+
+@pytest.mark.parametrize(
+    ("step", "arguments"),
+    [
+        (4, {"val_check_interval": 2, "check_val_every_n_epoch": None}),
+        (5, {"val_check_interval": 2}),
+        (6, {}),
+        (5, {"max_steps": 5, "max_epochs": -1}),
+        (6, {"max_steps": 8, "max_epochs": -1}),
+    ],
+    ids=str,
+)
+def test_a_validation_that_a_kill_interrupted_is_repeated(tmp_path, step, arguments):
+    _, _, whole = train(tmp_path / "whole", METHODS["vae"], [FinalValidation()], **arguments)
+    with pytest.raises(KeyError, match="stopped"):
+        train(tmp_path / "stopped", METHODS["vae"], [FinalValidation(), StopInValidation(step)], **arguments)
+    _, _, resumed = train(tmp_path / "stopped", METHODS["vae"], [FinalValidation()], resume=True, **arguments)
+    assert step in [validation[1] for validation in resumed.validations]
+    assert resumed.validations == whole.validations[-len(resumed.validations) :]
+
+
+def test_a_run_that_goes_on_by_another_metric_has_no_score_of_it_yet(tmp_path):
+    trainer, *_ = train(tmp_path, METHODS["classifier"])
+    state = next(callback for callback in trainer.callbacks if isinstance(callback, Checkpoints)).state_dict()
+    for other, expected in ((Checkpoints(), state["best_score"]), (Checkpoints("val/accuracy", "max"), None)):
+        other.load_state_dict(state)
+        assert other.best_score == expected
 
 
 def test_how_often_validation_runs_does_not_change_what_is_trained(tmp_path):
