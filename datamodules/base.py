@@ -152,8 +152,14 @@ class MemoryData(SplitData):
         """The loaded parts with "val" taken out of "train".
 
         Raises:
-            ValueError: nothing would be left to train on.
+            ValueError: nothing would be left to train on, or there are not as many labels as examples.
         """
+        for name, part in parts.items():
+            if part.y is not None and len(part.x) != len(part.y):
+                raise ValueError(
+                    f"{type(self).__name__} has {len(part.x)} examples and {len(part.y)} labels in its part {name!r}: give one "
+                    f"label each"
+                )
         train = parts["train"]
         if self.val_size:
             kept, held_out = hold_out(len(train.x), self.val_size, self.split_seed)

@@ -21,7 +21,10 @@ def read_text(path: Path) -> str:
         ValueError: it is damaged, or not UTF-8.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}: put it there, or name another folder with --data.root or DLKIT_DATA")
+        raise FileNotFoundError(
+            f"there is no file {path}: put it there, or name another place (--data.root, DLKIT_DATA, or what names "
+            f"this file itself)"
+        )
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:

@@ -6,8 +6,10 @@ Listing and help read files and nothing else; torch is imported when a run begin
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
 import importlib
+import itertools
 import os
 import re
 import shutil
@@ -173,6 +175,11 @@ def runs_of(recipe: str) -> list[Path]:
     return sorted(folders, key=lambda path: int(path.name.removeprefix("version_")))
 
 
+def next_version(recipe: str) -> int:
+    """The number of a recipe's next run."""
+    return max((int(run.name.removeprefix("version_")) for run in runs_of(recipe)), default=-1) + 1
+
+
 def pop_flag(arguments: list[str], flag: str) -> bool:
     """Removes a flag, and says whether it was there."""
     found = flag in arguments
@@ -222,9 +229,19 @@ def dispatch(arguments: list[str], program: str) -> int:
     arguments = [expand_shorthand(argument) for argument in arguments]
     if arguments[-1:] == ["--trainer.fast_dev_run"]:
         arguments[-1] = "--trainer.fast_dev_run=true"
+    for option, following in itertools.pairwise([*arguments, "--"]):
+        if re.fullmatch(r"--(?!.*help)\w+\.[\w.]+", option) and following.startswith("--"):
+            raise CommandLineError(f"{option} needs a value\ngive one after it")
     version, checkpoint = None, None
     if resume:
         refuse_overrides(arguments)
+    for option, given in (
+        ("--resume", resume),
+        ("--compile", compiled),
+        ("--seed", "--seed_everything" in options_of(arguments)),
+    ):
+        if given and command != "fit":
+            raise CommandLineError(f"{option} says how to train\nleave it out: {command} measures a run as it was trained")
     if resume or command != "fit":
         path, version, checkpoint = newest_run(name, command, path, arguments)
     from dlkit.runner import run
@@ -277,6 +294,8 @@ def copy_recipe(recipe: str, target: Path) -> int:
     try:
         shutil.copyfile(find_recipe(recipe), target)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            target.unlink(missing_ok=True)  # what a full disk left of it
         raise CommandLineError(f"{target} cannot be written ({error.strerror})\nname a file in an existing folder") from error
     print(f"copied {recipe} to {target}: edit it, then run `fit.py --config {target}`")
     return 0
@@ -301,17 +320,23 @@ def newest_run(name: str, command: str, path: Path, arguments: list[str]) -> tup
         raise CommandLineError(f"there is no run of {name} in {LOGS}/ below this folder\ntrain one first: fit.py {name}")
     # To go on is to go on with the newest run, also from its beginning; what is measured is the newest that can be.
     # A run that was killed before it wrote its settings has done nothing.
-    begun = [run for run in runs if (run / "config.yaml").is_file()] or runs
+    begun = [run for run in runs if (run / "config.yaml").is_file() or any(run.glob("checkpoints/*.ckpt"))] or runs
     names, runs = (("last.ckpt",), begun[-1:]) if command == "fit" else (("best.ckpt", "last.ckpt"), runs)
     found = [(run, run / "checkpoints" / file) for run in reversed(runs) for file in names]
     run, checkpoint = next(((run, file) for run, file in found if file.is_file()), (runs[-1], None))
     if checkpoint is None and command != "fit":
         raise CommandLineError(f"no run of {name} has a checkpoint yet\ntrain one first: fit.py {name}")
+    config, best = run / "config.yaml", run / "checkpoints" / "best.ckpt"
+    if checkpoint is None and best.is_file():
+        raise CommandLineError(f"{run} has no last.ckpt to go on from\ncopy its best.ckpt there, or start a new run")
+    if checkpoint is not None and not config.is_file():
+        raise CommandLineError(
+            f"{run} has lost its config.yaml, without which it would be another run\nrestore it, or start a new run"
+        )
     if checkpoint is None:
         print(f"{run} was stopped before its first checkpoint: it starts from the beginning")
     elif run != runs[-1]:
         print(f"{runs[-1]} has no checkpoint: taking {run}")
-    config = run / "config.yaml"
     version = int(run.name.removeprefix("version_"))
     return (config if config.is_file() else path), version, checkpoint
 

@@ -33,6 +33,6 @@ def explain(error: BaseException) -> int:
         raise error
     message = re.sub(r"\s+", " ", str(error)).strip()
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT) and "--resume" not in message:
-        message = f"{message}; the last checkpoint is kept: make room, then go on with --resume"
+        message = f"{message}: make room, then run it again (a training with --resume, which goes on from its last checkpoint)"
     print(f"error: {message or type(error).__name__}", file=sys.stderr)
     return 1

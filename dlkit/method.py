@@ -23,6 +23,7 @@ from torch import Tensor
 
 import dlkit
 from dlkit.adam import Adam
+from dlkit.batches import Examples
 from dlkit.errors import NonFiniteError
 
 Terms = dict[str, Tensor]
@@ -122,11 +123,13 @@ class Method(L.LightningModule):
         schedule: "constant", or "linear" or "cosine" to zero over the whole run (Loshchilov and Hutter 2017,
             arXiv:1608.03983, without restarts).
         weight_decay: of the default optimizer, which adds so many times the parameters to their gradients.
+        reads: the kind of batch, one of `dlkit.batches`, that `loss` takes, or None where it looks for itself.
         compiled_networks: the networks that gain from `--compile`, by attribute name.
         compiled_functions: its own methods that gain from it, by name: what they compute around the networks, too.
         taken_from_data: arguments with a default that the command line takes from the data nevertheless.
     """
 
+    reads: type | None = None
     compiled_networks: tuple[str, ...] = ()
     compiled_functions: tuple[str, ...] = ()
     taken_from_data: tuple[str, ...] = ()
@@ -178,6 +181,26 @@ class Method(L.LightningModule):
     def __getstate__(self) -> dict[str, Any]:
         # A copy is not compiled: what was compiled would go on with the original's parameters.
         return {name: value for name, value in super().__getstate__().items() if name not in self.compiled_functions}
+
+    def _on_before_batch_transfer(self, batch: Any, dataloader_idx: int = 0) -> Any:
+        # Where Lightning calls `on_before_batch_transfer`, of which it warns where module and data could both have one.
+        return super()._on_before_batch_transfer(self.as_read(batch), dataloader_idx)
+
+    def as_read(self, batch: Any) -> Any:
+        """The batch; what PyTorch's loader makes of a `TensorDataset`, [x] or [x, y], as the `Examples` that it is.
+
+        Raises:
+            ValueError: a batch of another kind than the method reads.
+        """
+        if self.reads is None or isinstance(batch, self.reads):
+            return batch
+        if self.reads is Examples and type(batch) in (list, tuple) and len(batch) in (1, 2):
+            return Examples(*batch)
+        kind = self.reads.__name__
+        raise ValueError(
+            f"{type(self).__name__} learns from batches of {kind} and was given {type(batch).__name__}: choose data that gives "
+            f"dlkit.batches.{kind}"
+        )
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         loss, terms = self.loss(batch)

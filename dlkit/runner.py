@@ -16,6 +16,7 @@ import lightning as L
 import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.profilers import PassThroughProfiler
@@ -23,7 +24,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from dlkit.callbacks import Checkpoints, Compile, FinalValidation, Pictures, Progress, RandomState, Summary
 from dlkit.callbacks.summary import writer
-from dlkit.cli import LINKED, LINKED_ALWAYS, LOGS, options_of, recipes, tidy
+from dlkit.cli import LINKED, LINKED_ALWAYS, LOGS, next_version, options_of, recipes, tidy
 from dlkit.errors import USER_ERRORS, CommandLineError, explain
 from dlkit.evaluation import measure, silence_nags
 from dlkit.method import Method, read_checkpoint
@@ -47,7 +48,7 @@ class SaveConfig(SaveConfigCallback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         folder = trainer.log_dir  # asked by every process, because Lightning broadcasts it
-        if not trainer.is_global_zero or folder is None or trainer.logger is None or trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
+        if not trainer.is_global_zero or folder is None or trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
             return
         content = self.parser.dump(self.config, skip_none=False)
         path = Path(folder) / "config.yaml"
@@ -110,6 +111,15 @@ class DlkitCLI(LightningCLI):
             # On resuming, what was logged after the checkpoint is about to be logged again.
             kwargs["logger"] = TensorBoardLogger(
                 LOGS, name=self.name, version=self.version, default_hp_metric=False, purge_step=self.step
+            )
+        elif config["logger"] is False:  # a folder of its own all the same, for its checkpoints and its settings
+            version = next_version(self.name) if self.version is None else self.version
+            kwargs["default_root_dir"] = LOGS / self.name / f"version_{version}"
+        if config["default_root_dir"] is not None:
+            raise ValueError(f"--trainer.default_root_dir is not used: runs lie in {LOGS}/ below the folder you are in")
+        if config["enable_checkpointing"] is False:
+            raise ValueError(
+                "--trainer.enable_checkpointing false: a run is resumed and tested from its checkpoints, leave it out"
             )
         for field in ("accumulate_grad_batches", "check_val_every_n_epoch"):
             if config[field] is not None and config[field] < 1:
@@ -200,10 +210,10 @@ def run(
         )
     except (jsonargparse.ArgumentError, jsonargparse.ParserError) as error:
         raise CommandLineError(tidy(str(error))) from error
-    except (*USER_ERRORS, MisconfigurationException) as error:
+    except (*USER_ERRORS, ImportError, MisconfigurationException) as error:
         return explain(ValueError(innermost(str(error))) if isinstance(error, ValueError) else error)
-    if command == "fit" and saved and finished(saved, cli.trainer):
-        limit = "max_steps" if 0 < cli.trainer.max_steps <= saved["global_step"] else "max_epochs"
+    limit = reached(saved, cli.trainer) if command == "fit" and saved else None
+    if limit:
         print(f"the newest run of {name} has finished already: give more --trainer.{limit} to go on with it")
         return 0
     if compiled:
@@ -265,15 +275,23 @@ def saved_by(method: type, checkpoint: Path, command: str) -> dict[str, Any]:
 
 def innermost(message: str) -> str:
     """What a constructor said, without the parser's account of the types it tried around it."""
+    seed = re.match(r"(\S+) is not in bounds, numpy accepts from (\d+) to (\d+)", message)
+    if seed:
+        return "--seed {}: give {} to {}".format(*seed.groups())
     found = re.search(r"Errors:\s+- (.+?)\s+- Expected an? |^Call to compute_fn of .+? failed: (.+)", message, re.DOTALL)
     return found.group(1) or found.group(2) if found else message
 
 
-def finished(saved: dict[str, Any], trainer: L.Trainer) -> bool:
-    """Whether a checkpoint is the end of the run that the Trainer is set to."""
+def reached(saved: dict[str, Any], trainer: L.Trainer) -> str | None:
+    """Which limit, if any, makes a checkpoint the end of the run that the Trainer is set to."""
+    if 0 < trainer.max_steps <= saved["global_step"]:
+        return "max_steps"
+    timer = next((callback for callback in trainer.callbacks if isinstance(callback, Timer)), None)  # pyright: ignore[reportAttributeAccessIssue]
+    seconds = saved["callbacks"].get("Timer", {}).get("time_elapsed", {}).get("train", 0.0)
+    if timer is not None and timer._duration is not None and seconds >= timer._duration:
+        return "max_time"
     epochs = saved["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-    by_epochs = trainer.max_epochs not in (None, -1) and epochs >= (trainer.max_epochs or 0)
-    return by_epochs or 0 < trainer.max_steps <= saved["global_step"]
+    return "max_epochs" if trainer.max_epochs not in (None, -1) and epochs >= (trainer.max_epochs or 0) else None
 
 
 def fit(cli: DlkitCLI, checkpoint: Path | None) -> None:

@@ -18,6 +18,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import re
 import statistics
 import sys
 from pathlib import Path
@@ -178,7 +179,7 @@ def main() -> None:
             runs = grid(arguments.fields)
         except ValueError as error:
             parser.error(str(error))
-        first, number = map(int, arguments.share.split("/"))
+        first, number = map(int, arguments.share.split("/")) if re.fullmatch(r"\d+/\d+", arguments.share) else (1, 0)
         if not 0 <= first < number:
             parser.error(f"--share {arguments.share}: give i/n with i from 0 to n - 1")
         for settings in runs[first::number]:

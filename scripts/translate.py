@@ -7,6 +7,7 @@ python scripts/translate.py CHECKPOINT --n-best 3 --beam-size 10
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
@@ -29,6 +30,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if not 1 <= arguments.n_best <= arguments.beam_size:
         raise ValueError(f"--n-best {arguments.n_best}: give 1 or more, and no more than --beam-size {arguments.beam_size}")
+    if not math.isfinite(arguments.alpha):
+        raise ValueError(f"--alpha {arguments.alpha}: give a number")
     method = dlkit.load(arguments.checkpoint)
     if not isinstance(method, Translates):
         raise ValueError(

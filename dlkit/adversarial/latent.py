@@ -38,6 +38,8 @@ class LatentAdversarialMethod(AdversarialMethod):
         log_odds: whether the critic's logits estimate log p(x) / q(x).
     """
 
+    reads = Examples
+
     data_shape: tuple[int, ...]
     latent_dim: int
     data_scale: float = 1.0
@@ -120,7 +122,7 @@ class LatentAdversarialMethod(AdversarialMethod):
 
     def draw_latents(self, n: int) -> Tensor:
         """z ~ N(0, I): (n, latent_dim)."""
-        return torch.randn(n, self.latent_dim, device=self.device, dtype=self.dtype)
+        return torch.randn(n, self.latent_dim, device=self.device).to(self.dtype)
 
     def draw(self, n: int, labels: Tensor | None) -> Tensor:
         """Generated examples as the critic sees them: (n, *data_shape)."""

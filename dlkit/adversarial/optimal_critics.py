@@ -85,6 +85,8 @@ class OptimalCritics(Method):
         ValueError: no separations, or a value that is not positive.
     """
 
+    reads = Examples
+
     def __init__(
         self,
         separations: tuple[float, ...] = (1.0, 2.0, 4.0, 6.0, 8.0, 10.0),

@@ -41,6 +41,8 @@ class Autoencoder(Method):
         ValueError: a network that cannot read the shape.
     """
 
+    reads = Examples
+
     compiled_networks = ("encoder", "decoder")
 
     def __init__(

@@ -72,6 +72,8 @@ class VAE(Method):
             of range, or options that exclude each other.
     """
 
+    reads = Examples
+
     compiled_networks = ("encoder", "decoder")
 
     def __init__(

@@ -67,7 +67,8 @@ def figure(width: float = 5.0, height: float = 4.0, mosaic: Any = None, **layout
 def around(points: Tensor, margin: float) -> Limits:
     """Left, right, bottom and top of a square around points, (n, 2), with a margin in shares of its side."""
     least, most = points.amin(0), points.amax(0)
-    middle, half = (least + most) / 2, float((most - least).max()) * (0.5 + margin)
+    side = float((most - least).max()) or 1.0  # of a single point
+    middle, half = (least + most) / 2, side * (0.5 + margin)
     left, bottom = (middle - half).tolist()
     right, top = (middle + half).tolist()
     return left, right, bottom, top

@@ -45,7 +45,8 @@ class Progress(ProgressBar):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.pending += 1
+        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or batch_idx + 1 == trainer.num_training_batches
+        self.pending += stepped
         self.outputs = outputs
         if self.bar is not None and time.monotonic() - self.drawn_at > self.interval:
             self.draw(trainer)
@@ -58,10 +59,15 @@ class Progress(ProgressBar):
         description = f"epoch {epoch}" if last in (None, -1) else f"epoch {min(epoch, last)}/{last}"
         self.bar.set_description_str(description, refresh=False)
         if isinstance(self.outputs, dict) and "loss" in self.outputs:
-            self.bar.set_postfix_str(f"loss {float(self.outputs['loss']):.4g}", refresh=False)
-        self.bar.update(self.pending // trainer.accumulate_grad_batches)
-        self.pending %= trainer.accumulate_grad_batches
+            self.bar.set_postfix_str(f"loss {self.loss(trainer):.4g}", refresh=False)
+        self.bar.update(self.pending)
+        self.pending = 0
         self.drawn_at = time.monotonic()
+
+    def loss(self, trainer: L.Trainer) -> float:
+        """Of the last batch; Lightning gives it divided by the number of batches whose gradients are added up."""
+        parts = trainer.accumulate_grad_batches if trainer.lightning_module.automatic_optimization else 1
+        return parts * float(self.outputs["loss"])
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.bar is not None:

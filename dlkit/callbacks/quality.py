@@ -227,6 +227,8 @@ def features(judge: Judge, x: Tensor) -> Tensor:
 
 def on_features(judge: Judge, generated: Tensor, reference: Tensor) -> dict[str, Any]:
     """Distances, precision, recall, density and coverage on the judge's features."""
+    if min(len(generated), len(reference)) < 2:
+        raise ValueError("the quality of samples is measured beside 2 real examples at least: enlarge --data.val_size")
     network = FeatureNetwork(judge.classifier.network.features, judge.classifier.network.head.in_features)
     found: dict[str, Any] = {}
     frechet = alone(frechet_distance(network))

@@ -62,12 +62,14 @@ class Summary(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if not trainer._logger_connector.should_update_logs or trainer.logger is None:
+        waiting = trainer.fit_loop._should_accumulate()  # for gradients of the same step
+        if waiting or not trainer._logger_connector.should_update_logs or trainer.logger is None:
             return
         now = time.monotonic()
         metrics = {"train/learning_rate": trainer.optimizers[0].param_groups[0]["lr"]}
         if isinstance(pl_module, Method) and batch_idx:
-            examples = pl_module.batch_size(batch) * trainer.world_size * min(trainer.log_every_n_steps, batch_idx + 1)  # pyright: ignore[reportAttributeAccessIssue]
+            batches = min(trainer.log_every_n_steps * trainer.accumulate_grad_batches, batch_idx + 1)  # pyright: ignore[reportAttributeAccessIssue]
+            examples = pl_module.batch_size(batch) * trainer.world_size * batches
             metrics["train/examples_per_second"] = examples / max(now - self.logged_at, 1e-9)
         self.logged_at = now
         trainer.logger.log_metrics(metrics, step=steps_done(trainer))
@@ -103,7 +105,7 @@ class Summary(L.Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.describe(trainer, pl_module)  # of a run without validation
         folder = trainer.log_dir  # asked by every process, because Lightning broadcasts it
-        if not trainer.is_global_zero or folder is None or trainer.logger is None or trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
+        if not trainer.is_global_zero or folder is None or trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
             return
         record = {
             "recipe": self.recipe,

@@ -42,6 +42,8 @@ class Classifier(Method):
         ValueError: a network that cannot read the shape; labels missing or out of range.
     """
 
+    reads = Examples
+
     compiled_networks = ("network",)
 
     def __init__(

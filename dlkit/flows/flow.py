@@ -71,6 +71,8 @@ class Flow(Method):
             that are missing or of another width, pixels outside [0, 1].
     """
 
+    reads = Examples
+
     compiled_networks = ("network",)
     compiled_functions = ("objective",)
 

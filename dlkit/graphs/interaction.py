@@ -39,6 +39,8 @@ class InteractionNetwork(Method):
             together, coordinates that are not finite.
     """
 
+    reads = Particles
+
     compiled_networks = ("network",)
 
     def __init__(

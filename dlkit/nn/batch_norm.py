@@ -18,7 +18,7 @@ class SharedStatistics(nn.modules.batchnorm._BatchNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         if self.training and world()[1] > 1:
-            return self.normalize_together(input)
+            return self.normalize_together(input)  # pyright: ignore[reportCallIssue, reportArgumentType, reportReturnType]
         return super().forward(input)
 
     @torch.compiler.disable  # which would have to trace the messages between processes

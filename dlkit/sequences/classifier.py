@@ -43,6 +43,8 @@ class SequenceClassifier(Method):
         ValueError: a setting outside its range, tokens outside the vocabulary, labels missing or out of range.
     """
 
+    reads = Sequences
+
     def __init__(
         self,
         vocab_size: int | None,

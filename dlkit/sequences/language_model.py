@@ -47,6 +47,8 @@ class LanguageModel(Method):
         ValueError: a setting outside its range, or tokens outside the vocabulary.
     """
 
+    reads = TextWindows
+
     def __init__(
         self,
         vocab_size: int,

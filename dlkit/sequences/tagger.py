@@ -48,6 +48,8 @@ class SequenceTagger(Method):
         ValueError: a setting outside its range; words, letters or tags outside their vocabularies.
     """
 
+    reads = TaggedWords
+
     def __init__(
         self,
         vocab_size: int,

@@ -94,6 +94,8 @@ class Translator(Method):
         ValueError: a setting outside its range, or tokens outside the vocabularies.
     """
 
+    reads = SentencePairs
+
     def __init__(
         self,
         source_vocab_size: int,

@@ -67,6 +67,8 @@ class AttentionMIL(Method):
             NaN, a bag without instances, bounds of bags that do not fit, labels other than 0 and 1.
     """
 
+    reads = Sets
+
     compiled_networks = ("encoder",)
 
     def __init__(

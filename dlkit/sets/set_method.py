@@ -30,6 +30,8 @@ class SetMethod(Supervised):
         ValueError: as `Supervised`; in use, members of another shape, or NaN, and bounds that do not fit.
     """
 
+    reads = Sets
+
     def __init__(
         self,
         data_shape: tuple[int, ...],

@@ -114,6 +114,38 @@ def test_the_end_of_a_run_is_validated_and_drawn_between_two_intervals(fit, tmp_
     assert saved["global_step"] == steps[-1]
 
 
+def test_runs_that_log_nothing_have_folders_of_their_own_and_are_resumed(fit, tmp_path):
+    for _ in range(2):
+        assert fit("vae-digits", "--trainer.max_epochs", 1, "--trainer.logger", "false").returncode == 0
+    runs = tmp_path / "lightning_logs" / "vae-digits"
+    files = ["checkpoints/best.ckpt", "checkpoints/last.ckpt", "config.yaml", "run.json"]
+    for version in ("version_0", "version_1"):
+        assert sorted(str(path.relative_to(runs / version)) for path in (runs / version).rglob("*.*")) == files
+    assert fit("vae-digits", "--resume", "--trainer.max_epochs", 2).returncode == 0
+    assert json.loads((runs / "version_1" / "run.json").read_text())["epochs"] == 2
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_run_that_has_lost_a_file_is_not_resumed_as_another_run(fit, tmp_path):
+    assert fit("vae-digits", "--trainer.max_epochs", 1).returncode == 0
+    run = tmp_path / "lightning_logs" / "vae-digits" / "version_0"
+    for file, sentence in (
+        ("checkpoints/last.ckpt", "has no last.ckpt to go on from"),
+        ("config.yaml", "has lost its config.yaml"),
+    ):
+        content = (run / file).read_bytes()
+        (run / file).unlink()
+        done = fit("vae-digits", "--resume", "--trainer.max_epochs", 2)
+        assert done.returncode == 2 and sentence in done.stderr
+        (run / file).write_bytes(content)
+    assert fit("vae-digits", "--resume", "--trainer.max_epochs", 2).returncode == 0
+
+
+def test_a_run_that_ended_by_time_says_so_on_resuming(fit):
+    assert fit("vae-digits", "--trainer.max_time", "00:00:00:01").returncode == 0
+    assert "finished already: give more --trainer.max_time" in fit("vae-digits", "--resume").stdout
+
+
 def test_a_run_without_validation_has_its_hyperparameters_in_tensorboard(fit, tmp_path):
     done = fit("linear-autoencoder-digits", "--trainer.max_epochs", 1, "--data.val_size", 0)
     assert done.returncode == 0 and "no validation ran: there is no best.ckpt, and no pictures" in done.stdout
@@ -242,6 +274,18 @@ MISTAKES = {
         ("vae-digits", "--resume", "--model.latent_dim", "5"), 2, "--model.latent_dim cannot change", "--resume"
     ),
     "nothing to test": (("test", "vae-digits"), 2, "no run of vae-digits", "train one first"),
+    "data of another kind": (
+        ("nbody-egnn", "--data", "datamodules.Digits"), 1, "InteractionNetwork learns from batches of Particles", "Examples"
+    ),
+    "an accelerator that is not there": (("vae-digits", "--trainer.accelerator", "tpu"), 1, "torch_xla", "pip install"),
+    "a negative seed": (("vae-digits", "--seed", "-1"), 1, "--seed -1", "give 0 to 4294967295"),
+    "no checkpoints": (("vae-digits", "--trainer.enable_checkpointing", "false"), 1, "enable_checkpointing", "leave it out"),
+    "another folder": (("vae-digits", "--trainer.default_root_dir", "x"), 1, "default_root_dir", "lightning_logs/"),
+    "a missing value of a field": (
+        ("vae-digits", "--model.latent_dim", "--data.batch_size", "9"), 2, "--model.latent_dim needs a value", "after it"
+    ),
+    "a seed for a test": (("test", "vae-digits", "--seed", "1"), 2, "--seed says how to train", "leave it out"),
+    "a test that is to be compiled": (("test", "vae-digits", "--compile"), 2, "--compile says how to train", "leave it out"),
     "a missing value": (("vae-digits", "--seed"), 2, "--seed_everything", "expected one argument"),
     "data that is too small": (("vae-digits", "--data.val_size", "5000"), 1, "val_size=5000", "lower it"),
     "missing data": (("classifier-mnist", "--data.root", "nowhere"), 1, "nowhere/mnist", "DLKIT_DATA"),

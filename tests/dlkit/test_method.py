@@ -10,6 +10,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import CSVLogger
+from torch.utils.data import DataLoader, TensorDataset
 from training import Losses, trainer
 
 import dlkit
@@ -113,6 +114,17 @@ def test_a_method_trains_and_is_tested_wholly_in_another_precision(name, precisi
         assert (
             method.reconstruct(x, torch.arange(3)).shape == method.interpolate(x, x, 2, torch.arange(3))[:, 0].shape == x.shape
         )
+
+
+@pytest.mark.parametrize("labels", [False, True])
+def test_pytorch_s_loader_of_tensors_is_read_as_examples(labels):
+    x, y = torch.rand(8, 1, 8, 8), torch.arange(8)
+    loader = DataLoader(TensorDataset(x, y) if labels else TensorDataset(x), batch_size=8)
+    seen = Losses()
+    trainer(max_epochs=2, callbacks=[seen], log_every_n_steps=1).fit(METHODS["autoencoder"](), loader)
+    assert seen.values[1] < seen.values[0]
+    with pytest.raises(ValueError, match=r"Autoencoder learns from batches of Examples and was given tuple: choose data that"):
+        METHODS["autoencoder"]().as_read((x, y, y))
 
 
 def test_gradients_are_clipped_in_mixed_precision():
