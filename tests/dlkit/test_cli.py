@@ -129,10 +129,8 @@ def test_runs_that_log_nothing_have_folders_of_their_own_and_are_resumed(fit, tm
 def test_a_run_that_has_lost_a_file_is_not_resumed_as_another_run(fit, tmp_path):
     assert fit("vae-digits", "--trainer.max_epochs", 1).returncode == 0
     run = tmp_path / "lightning_logs" / "vae-digits" / "version_0"
-    for file, sentence in (
-        ("checkpoints/last.ckpt", "has no last.ckpt to go on from"),
-        ("config.yaml", "has lost its config.yaml"),
-    ):
+    lost = {"checkpoints/last.ckpt": "has no last.ckpt to go on from", "config.yaml": "has lost its config.yaml"}
+    for file, sentence in lost.items():
         content = (run / file).read_bytes()
         (run / file).unlink()
         done = fit("vae-digits", "--resume", "--trainer.max_epochs", 2)
@@ -274,7 +272,7 @@ MISTAKES = {
         ("vae-digits", "--resume", "--model.latent_dim", "5"), 2, "--model.latent_dim cannot change", "--resume"
     ),
     "nothing to test": (("test", "vae-digits"), 2, "no run of vae-digits", "train one first"),
-    "data of another kind": (
+    "batches of another kind": (
         ("nbody-egnn", "--data", "datamodules.Digits"), 1, "InteractionNetwork learns from batches of Particles", "Examples"
     ),
     "an accelerator that is not there": (("vae-digits", "--trainer.accelerator", "tpu"), 1, "torch_xla", "pip install"),

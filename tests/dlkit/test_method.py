@@ -121,7 +121,7 @@ def test_pytorch_s_loader_of_tensors_is_read_as_examples(labels):
     x, y = torch.rand(8, 1, 8, 8), torch.arange(8)
     loader = DataLoader(TensorDataset(x, y) if labels else TensorDataset(x), batch_size=8)
     seen = Losses()
-    trainer(max_epochs=2, callbacks=[seen], log_every_n_steps=1).fit(METHODS["autoencoder"](), loader)
+    trainer(max_epochs=2, callbacks=[seen], log_every_n_steps=1).fit(METHODS["autoencoder"](), loader, loader)
     assert seen.values[1] < seen.values[0]
     with pytest.raises(ValueError, match=r"Autoencoder learns from batches of Examples and was given tuple: choose data that"):
         METHODS["autoencoder"]().as_read((x, y, y))
