@@ -89,10 +89,8 @@ class SplitData(L.LightningDataModule):
         """Batches of a part as they lie in memory. The seed of the order is the run's (torch's initial seed)."""
         self.setup()
         if split not in self.splits:
-            raise ValueError(
-                f"there is no split {split!r}, only {', '.join(sorted(self.splits))}: name one of them, "
-                f"or make a validation split with {self.makes_validation}"
-            )
+            mend = f", or make a validation split with {self.makes_validation}" if split == "val" else ""
+            raise ValueError(f"there is no split {split!r}, only {', '.join(sorted(self.splits))}: name one of them{mend}")
         return self.serve(self.splits[split], shuffle, torch.initial_seed())
 
     makes_validation = "val_size"  # the argument that does
@@ -280,8 +278,10 @@ def hold_out(number: int, val_size: int, seed: int) -> tuple[Tensor, Tensor]:
     """Which of `number` examples stay for training, in order, and which are held out for validation: int64 each.
 
     Raises:
-        ValueError: none would stay.
+        ValueError: none would stay, or there are none.
     """
+    if not number:
+        raise ValueError("there are no examples to train on: look at the data and what it is cut into")
     if val_size >= number:
         raise ValueError(f"val_size={val_size} leaves nothing of the {number} training examples: lower it")
     order = torch.randperm(number, generator=torch.Generator().manual_seed(seed))

@@ -356,7 +356,7 @@ def tidy(message: str) -> str:
     missing = re.search(r"the following arguments are required: ([\w, ]+?)(?: - |$)", message)
     if missing:
         names = ", ".join(f"--{prefix}.{name.strip()}" for name in missing.group(1).split(","))
-        return f"missing: {names}\nadd it to the command or to the recipe"
+        return f"missing: {names}\nadd it to the command or to the recipe, or choose data that says it"
     inner = re.search(r'class_path .+?: Parser key "([\w.]+)": (.+)', message)
     option, reason = (f"--{prefix}.{inner.group(1)}", inner.group(2)) if inner else (f"--{prefix}", message)
     expected = re.search(r"Expected an? (.+?)\. Got value: (\S+)", reason)

@@ -15,6 +15,7 @@ import jsonargparse
 import lightning as L
 import torch
 import yaml
+from jsonargparse.typing import register_type
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -31,6 +32,7 @@ from dlkit.method import Method, read_checkpoint
 from dlkit.processes import accelerator, keep_freed_memory, write_whole
 from dlkit.settings import check_fields, choose_classes, parameters
 
+register_type(torch.device)  # or config.yaml could not say where a callback of Lightning's keeps its average
 NO_VALIDATION = "no validation ran: there is no best.ckpt, and no pictures of examples"
 
 

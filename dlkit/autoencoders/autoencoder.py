@@ -181,8 +181,10 @@ class Autoencoder(Method):
         """g(z), z from the fitted density: (n, *data_shape).
 
         Raises:
-            ValueError: no density has been fitted.
+            ValueError: no density has been fitted, or no samples are asked for.
         """
+        if n < 1:
+            raise ValueError(f"n={n}: ask for at least one sample")
         return self.decode(self.sample_latents(n))
 
     def baselines(self, train: Tensor, test: Tensor) -> dict[str, float]:

@@ -361,8 +361,10 @@ class VAE(Method):
             labels: (n,), for a conditional model; None goes through the classes in turn.
 
         Raises:
-            ValueError: labels given to an unconditional model, or not `n` of them.
+            ValueError: no samples asked for, labels given to an unconditional model, or not `n` of them.
         """
+        if n < 1:
+            raise ValueError(f"n={n}: ask for at least one sample")
         if labels is not None and self.num_classes is None:
             raise ValueError("labels were given to an unconditional VAE: train it with num_classes to choose a class")
         if self.num_classes is not None:

@@ -110,9 +110,7 @@ def test_settings_outside_their_range_are_refused(arguments, message):
 
 
 def test_a_missing_file_says_where_it_is_looked_for(tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match=r"there is no file .*tu_graphs/MUTAG.txt: put it there, or name another folder"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*tu_graphs/MUTAG.txt: put it there, or name another place"):
         TUDataset("MUTAG", root=str(tmp_path)).setup()
 
 

@@ -144,6 +144,16 @@ def test_a_run_that_ended_by_time_says_so_on_resuming(fit):
     assert "finished already: give more --trainer.max_time" in fit("vae-digits", "--resume").stdout
 
 
+def test_a_run_with_a_callback_of_lightning_s_that_takes_a_device_is_resumed(fit, tmp_path):
+    averaging = {"class_path": "lightning.pytorch.callbacks.StochasticWeightAveraging", "init_args": {"swa_lrs": 0.01}}
+    recipe = yaml.safe_load(recipes()["vae-digits"].read_text())
+    recipe["trainer"] |= {"callbacks": [averaging], "max_epochs": 2}
+    (tmp_path / "averaged.yaml").write_text(yaml.safe_dump(recipe))
+    assert fit("--config", "averaged.yaml").returncode == 0
+    done = fit("--config", "averaged.yaml", "--resume", "--trainer.max_epochs", 3)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_run_without_validation_has_its_hyperparameters_in_tensorboard(fit, tmp_path):
     done = fit("linear-autoencoder-digits", "--trainer.max_epochs", 1, "--data.val_size", 0)
     assert done.returncode == 0 and "no validation ran: there is no best.ckpt, and no pictures" in done.stdout

@@ -658,3 +658,8 @@ def test_the_test_records_the_negative_log_likelihood_and_the_latents_in_use():
     nll = -vae.log_prob(x, num_samples=200)
     assert metrics["test/nll"] == pytest.approx(nll.mean().item(), abs=0.2)
     assert metrics["test/nll"] < metrics["test/loss"]
+
+
+def test_a_sample_of_nothing_is_refused():
+    with pytest.raises(ValueError, match=r"n=0: ask for at least one sample"):
+        dlkit.VAE((1, 8, 8), 4, hidden_dims=(16,)).sample(0)
