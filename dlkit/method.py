@@ -157,6 +157,12 @@ class Method(L.LightningModule):
         """How many examples a batch holds: the weight of its mean in an epoch's mean."""
         return len(batch[0])
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the parameters, whoever converted them: Lightning's own knows of its own conversions alone."""
+        first = next(self.parameters(), None)
+        return torch.get_default_dtype() if first is None else first.dtype
+
     # Mechanics -------------------------------------------------------------------------------------------------------
 
     def compile_parts(self, **options: Any) -> None:

@@ -32,7 +32,7 @@ from dlkit.method import Method, read_checkpoint
 from dlkit.processes import accelerator, keep_freed_memory, write_whole
 from dlkit.settings import check_fields, choose_classes, parameters
 
-register_type(torch.device)  # or config.yaml could not say where a callback of Lightning's keeps its average
+register_type(torch.device, fail_already_registered=False)  # or config.yaml could not name a callback's
 NO_VALIDATION = "no validation ran: there is no best.ckpt, and no pictures of examples"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from dlkit.functional.precision import single_or_better
 from dlkit.processes import sum_of_all, world
 
 
@@ -25,7 +26,7 @@ class SharedStatistics(nn.modules.batchnorm._BatchNorm):
     def normalize_together(self, input: Tensor) -> Tensor:
         """Normalises by the statistics of all processes, each of which has to come here."""
         self._check_input_dim(input)
-        x = input.float()
+        x = single_or_better(input)
         variance, mean = torch.var_mean(x, [axis for axis in range(x.dim()) if axis != 1], correction=0)
         own = x.numel() // x.shape[1]
         # In one message: E[x^2] - E[x]^2 loses digits where the mean is large, which float64 has to spare.
@@ -39,7 +40,7 @@ class SharedStatistics(nn.modules.batchnorm._BatchNorm):
             scale = scale * self.weight
         offset = (self.bias if self.affine else 0) - mean * scale
         shape = (1, -1, *[1] * (x.dim() - 2))
-        return torch.addcmul(offset.float().view(shape), x, scale.float().view(shape)).to(input.dtype)
+        return torch.addcmul(offset.to(x.dtype).view(shape), x, scale.to(x.dtype).view(shape)).to(input.dtype)
 
     @torch.no_grad()
     def remember(self, mean: Tensor, variance: Tensor) -> None:

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from datamodules import Digits
-from datamodules.base import ImageData, bernoulli, data_root, fetch, random_deformation, random_shift
+from datamodules.base import ImageData, MemoryData, bernoulli, data_root, fetch, random_deformation, random_shift
 from dlkit.batches import Examples
 
 
@@ -439,3 +439,15 @@ def test_batches_of_other_kinds_than_dlkits_are_moved_too():
     examples = Digits().transfer_batch_to_device(Examples(torch.ones(2, 1)), torch.device("meta"), 0)
     assert examples.x.is_meta
     assert examples.y is None
+
+
+def test_labels_that_are_not_one_an_example_are_named():
+    class Own(MemoryData):
+        data_shape, num_classes = (2,), 3
+
+        def load(self):
+            part = Examples(torch.rand(5, 2), torch.zeros(4, dtype=torch.int64))
+            return {"train": part, "test": part}
+
+    with pytest.raises(ValueError, match=r"Own has 5 examples and 4 labels in its part 'train': give one label each"):
+        Own().setup()

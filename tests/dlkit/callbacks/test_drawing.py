@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from dlkit.callbacks import flow_drawing
-from dlkit.callbacks.drawing import figure, latent_scatter, moving, pixels
+from dlkit.callbacks.drawing import around, figure, latent_scatter, moving, pixels
 
 
 def scene(x):
@@ -54,3 +55,7 @@ def test_codes_of_a_single_example_or_of_one_dimension_are_drawn_as_well():
         (axes, *_) = latent_scatter(codes, None, []).axes
         (points,) = axes.collections
         assert np.isfinite(points.get_offsets()).all() and len(points.get_offsets()) == len(codes)
+
+
+def test_a_frame_around_a_single_point_has_a_size():
+    assert around(torch.tensor([[2.0, 3.0]]), 0.5) == (1.0, 3.0, 2.0, 4.0)

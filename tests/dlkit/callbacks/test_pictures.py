@@ -120,3 +120,8 @@ def test_a_grid_keeps_order_clips_and_enlarges_small_pictures():
     assert shown.shape == (3, 2 * cell, 3 * cell)
     centres = shown[0, cell // 2 :: cell, cell // 2 :: cell]
     torch.testing.assert_close(centres, pictures[:, :, 0, 0, 0].clamp(0, 1))
+
+
+def test_labels_beyond_the_names_are_numbers():
+    assert Pictures(class_names=("a", "b")).names(torch.tensor([1, 0])) == ["a", "b"]
+    assert Pictures(class_names=("a", "b")).names(torch.tensor([2, 0])) == ["0", "1", "2"]
