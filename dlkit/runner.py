@@ -292,7 +292,10 @@ def reached(saved: dict[str, Any], trainer: L.Trainer) -> str | None:
     seconds = saved["callbacks"].get("Timer", {}).get("time_elapsed", {}).get("train", 0.0)
     if timer is not None and timer._duration is not None and seconds >= timer._duration:
         return "max_time"
-    epochs = saved["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    progress = saved["loops"]["fit_loop"]
+    # A run that is counted in steps may have been saved at the last step of its epoch.
+    over = progress["epoch_loop.batch_progress"]["is_last_batch"]
+    epochs = progress["epoch_progress"]["current"]["ready" if over else "processed"]
     return "max_epochs" if trainer.max_epochs not in (None, -1) and epochs >= (trainer.max_epochs or 0) else None
 
 

@@ -139,6 +139,14 @@ def test_a_run_that_has_lost_a_file_is_not_resumed_as_another_run(fit, tmp_path)
     assert fit("vae-digits", "--resume", "--trainer.max_epochs", 2).returncode == 0
 
 
+def test_a_run_that_ended_by_epochs_before_its_steps_says_so_on_resuming(fit):
+    limits = ("--trainer.max_epochs", 1, "--trainer.max_steps", 30)  # of eighteen an epoch
+    assert fit("vae-digits", *limits).returncode == 0
+    done = fit("vae-digits", "--resume", *limits)
+    assert done.returncode == 0 and "finished already: give more --trainer.max_epochs" in done.stdout
+    assert fit("vae-digits", "--resume", "--trainer.max_epochs", 2, "--trainer.max_steps", 30).returncode == 0
+
+
 def test_a_run_that_ended_by_time_says_so_on_resuming(fit):
     assert fit("vae-digits", "--trainer.max_time", "00:00:00:01").returncode == 0
     assert "finished already: give more --trainer.max_time" in fit("vae-digits", "--resume").stdout
