@@ -188,24 +188,29 @@ class Method(L.LightningModule):
         # A copy is not compiled: what was compiled would go on with the original's parameters.
         return {name: value for name, value in super().__getstate__().items() if name not in self.compiled_functions}
 
-    def _on_before_batch_transfer(self, batch: Any, dataloader_idx: int = 0) -> Any:
-        # Where Lightning calls `on_before_batch_transfer`, of which it warns where module and data could both have one.
-        return super()._on_before_batch_transfer(self.as_read(batch), dataloader_idx)
+    def _apply_batch_transfer_handler(self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0) -> Any:
+        # Behind all of Lightning's hooks, which a user's data and method may have.
+        batch = super()._apply_batch_transfer_handler(batch, device, dataloader_idx)
+        return batch if self._trainer is not None and self.trainer.predicting else self.as_read(batch)
 
     def as_read(self, batch: Any) -> Any:
         """The batch; what PyTorch's loader makes of a `TensorDataset`, [x] or [x, y], as the `Examples` that it is.
 
         Raises:
-            ValueError: a batch of another kind than the method reads.
+            ValueError: a batch of dlkit of another kind than the method reads.
         """
-        if self.reads is None or isinstance(batch, self.reads):
+        # A subclass with a loss of its own reads what it likes, unless it says so too.
+        own = next(vars(kind) for kind in type(self).__mro__ if {"reads", "loss"} & vars(kind).keys())
+        reads = own.get("reads")
+        if reads is None or isinstance(batch, reads):
             return batch
-        if self.reads is Examples and type(batch) in (list, tuple) and len(batch) in (1, 2):
+        if reads is Examples and type(batch) in (list, tuple) and len(batch) in (1, 2):
             return Examples(*batch)
-        kind = self.reads.__name__
+        if type(batch).__module__ != Examples.__module__:
+            return batch
         raise ValueError(
-            f"{type(self).__name__} learns from batches of {kind} and was given {type(batch).__name__}: choose data that gives "
-            f"dlkit.batches.{kind}"
+            f"{type(self).__name__} learns from batches of {reads.__name__} and was given {type(batch).__name__}: choose data "
+            f"that gives dlkit.batches.{reads.__name__}"
         )
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:

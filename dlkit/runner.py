@@ -254,8 +254,9 @@ def chosen_file(command: str, path: Path, version: int | None, checkpoint: Path 
 
 def forget(trainer: L.Trainer) -> None:
     """Takes a run that failed before its first step out of those that --resume goes on with: it would only fail again."""
-    if trainer.global_step == 0 and trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger):
-        Path(trainer.logger.log_dir, "config.yaml").unlink(missing_ok=True)
+    if trainer.global_step == 0 and trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger | None):
+        folder = trainer.default_root_dir if trainer.logger is None else trainer.logger.log_dir
+        Path(folder, "config.yaml").unlink(missing_ok=True)
 
 
 def saved_by(method: type, checkpoint: Path, command: str) -> dict[str, Any]:

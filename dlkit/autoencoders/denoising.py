@@ -41,6 +41,8 @@ class DenoisingAutoencoder(Autoencoder):
         ValueError: an unknown corruption, or a noise outside its range.
     """
 
+    reads = Examples
+
     def __init__(
         self,
         data_shape: tuple[int, ...],

@@ -91,10 +91,12 @@ class Checkpoints(Checkpoint):
                 for leftover in self.folder.glob("*.tmp"):  # of a run that was killed while it wrote
                     leftover.unlink()
 
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+        self.progress = None  # of the step before
+
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.progress = None
         # Gradients that are still being accumulated are in no checkpoint, so there is none between two optimizer steps. The
         # last step of an epoch is saved when that is over, unless the run is counted in steps.
         last = batch_idx + 1 >= trainer.num_training_batches

@@ -27,14 +27,14 @@ class SharedStatistics(nn.modules.batchnorm._BatchNorm):
         """Normalises by the statistics of all processes, each of which has to come here."""
         self._check_input_dim(input)
         x = single_or_better(input)
-        variance, mean = torch.var_mean(x, [axis for axis in range(x.dim()) if axis != 1], correction=0)
-        own = x.numel() // x.shape[1]
+        axes, own = [axis for axis in range(x.dim()) if axis != 1], x.numel() // x.shape[1]
+        variance, mean = torch.var_mean(x, axes, correction=0) if own else (x.sum(axes), x.sum(axes))
         # In one message: E[x^2] - E[x]^2 loses digits where the mean is large, which float64 has to spare.
         mean, variance = mean.double(), variance.double()
         sums = sum_of_all(own * torch.stack([torch.ones_like(mean), mean, mean.square() + variance]))
         count, mean = sums[0].detach(), sums[1] / sums[0].detach()
         variance = sums[2] / count - mean.square()
-        self.remember(mean.detach(), (variance * count / (count - 1)).detach())
+        self.remember(mean.detach(), (variance * count / (count - 1).clamp(min=1)).detach())
         scale = torch.rsqrt(variance + self.eps)
         if self.affine:
             scale = scale * self.weight
@@ -45,11 +45,12 @@ class SharedStatistics(nn.modules.batchnorm._BatchNorm):
     @torch.no_grad()
     def remember(self, mean: Tensor, variance: Tensor) -> None:
         """Moves the statistics that evaluation uses towards a batch's: (channels,) each, the variance without bias."""
-        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
-        assert self.momentum is not None
-        self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
-        self.running_var.lerp_(variance.to(self.running_var), self.momentum)
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
         self.num_batches_tracked += 1
+        share = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean.to(self.running_mean), share)
+        self.running_var.lerp_(variance.to(self.running_var), share)
 
 
 class BatchNorm1d(SharedStatistics, nn.BatchNorm1d):

@@ -13,6 +13,7 @@ from dlkit.nn.batch_norm import BatchNorm1d
 from dlkit.nn.classifiers import convolutional_blocks
 from dlkit.nn.embedding import TokenEmbedding
 from dlkit.nn.readout import Readout
+from dlkit.processes import world
 
 Activation = Literal["relu", "tanh"]
 MemberNetwork = Literal["mlp", "cnn"]
@@ -80,11 +81,11 @@ class MemberNorm(BatchNorm1d):
     """Batch normalisation over the members of all sets of a batch.
 
     Raises:
-        ValueError: one member in all, in training.
+        ValueError: one member in all, in training in a single process.
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        if self.training and len(input) == 1:
+        if self.training and len(input) == 1 and world()[1] == 1:
             raise ValueError("a training batch has one member, and network='cnn' normalises over several: enlarge batch_size")
         return super().forward(input)
 

@@ -62,6 +62,8 @@ class DeepSets(SetMethod):
             not fit, targets of another kind, for "outlier" an empty set, or a place outside its set.
     """
 
+    reads = Sets
+
     tasks = get_args(SetTask)
 
     def __init__(

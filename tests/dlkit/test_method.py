@@ -15,7 +15,7 @@ from training import Losses, trainer
 
 import dlkit
 from datamodules import Digits
-from dlkit.batches import Examples
+from dlkit.batches import Draws, Examples
 from dlkit.callbacks import Checkpoints, RandomState
 from dlkit.method import FiniteWatch, Method
 from dlkit.protocols import Interpolates
@@ -123,8 +123,33 @@ def test_pytorch_s_loader_of_tensors_is_read_as_examples(labels):
     seen = Losses()
     trainer(max_epochs=2, callbacks=[seen], log_every_n_steps=1).fit(METHODS["autoencoder"](), loader, loader)
     assert seen.values[1] < seen.values[0]
-    with pytest.raises(ValueError, match=r"Autoencoder learns from batches of Examples and was given tuple: choose data that"):
-        METHODS["autoencoder"]().as_read((x, y, y))
+
+
+def test_a_loss_of_one_s_own_reads_what_it_likes():
+    class OfPairs(dlkit.Autoencoder):
+        def loss(self, batch):
+            x, _ = batch
+            return super().loss(Examples(x))
+
+    class FromDict(dlkit.Autoencoder):
+        def on_before_batch_transfer(self, batch, dataloader_idx):
+            return Examples(batch["x"])
+
+    x = torch.rand(8, 1, 8, 8)
+    pairs, draws = [x, x], Draws(torch.zeros(8, dtype=torch.int64))
+    assert OfPairs((1, 8, 8), 4).as_read(pairs) is pairs and OfPairs((1, 8, 8), 4).as_read(draws) is draws
+    for method in (dlkit.Autoencoder((1, 8, 8), 4), dlkit.DenoisingAutoencoder((1, 8, 8), 4)):
+        assert isinstance(method.as_read(pairs), Examples)
+        with pytest.raises(
+            ValueError, match=r"utoencoder learns from batches of Examples and was given Draws: choose data that"
+        ):
+            method.as_read(draws)
+    seen, loader = Losses(), DataLoader([{"x": x[0]}] * 8, batch_size=8)
+    trainer(max_epochs=1, callbacks=[seen], log_every_n_steps=1).fit(FromDict((1, 8, 8), 4), loader, loader)
+    assert len(seen.values) == 1
+    with torch.inference_mode():
+        (predicted,) = trainer().predict(dlkit.Autoencoder((1, 8, 8), 4), DataLoader(x, batch_size=8))
+    assert predicted.shape == x.shape
 
 
 def test_gradients_are_clipped_in_mixed_precision():

@@ -174,6 +174,23 @@ def test_a_validation_that_a_kill_interrupted_is_repeated(tmp_path, step, argume
     assert resumed.validations == whole.validations[-len(resumed.validations) :]
 
 
+class Listener(L.Callback):
+    """Saves after each step, before `Checkpoints` hears of it, which Lightning tells last."""
+
+    def __init__(self) -> None:
+        self.steps = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        loop = trainer._checkpoint_connector.dump_checkpoint()["loops"]["fit_loop"]
+        self.steps.append(loop["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]["total"]["completed"])
+
+
+def test_another_callback_s_checkpoint_of_the_step_after_a_validation_is_of_that_step(tmp_path):
+    listener = Listener()
+    train(tmp_path, METHODS["vae"], [listener], max_steps=8, max_epochs=-1)
+    assert listener.steps == list(range(1, 9))
+
+
 def test_a_run_that_goes_on_by_another_metric_has_no_score_of_it_yet(tmp_path):
     trainer, *_ = train(tmp_path, METHODS["classifier"])
     state = next(callback for callback in trainer.callbacks if isinstance(callback, Checkpoints)).state_dict()
