@@ -157,12 +157,6 @@ class Method(L.LightningModule):
         """How many examples a batch holds: the weight of its mean in an epoch's mean."""
         return len(batch[0])
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """That of the parameters, whoever converted them: Lightning's own knows of its own conversions alone."""
-        first = next(self.parameters(), None)
-        return torch.get_default_dtype() if first is None else first.dtype
-
     # Mechanics -------------------------------------------------------------------------------------------------------
 
     def compile_parts(self, **options: Any) -> None:
@@ -199,10 +193,12 @@ class Method(L.LightningModule):
         Raises:
             ValueError: a batch of dlkit of another kind than the method reads.
         """
+        if self.reads is None or isinstance(batch, self.reads):
+            return batch
         # A subclass with a loss of its own reads what it likes, unless it says so too.
         own = next(vars(kind) for kind in type(self).__mro__ if {"reads", "loss"} & vars(kind).keys())
         reads = own.get("reads")
-        if reads is None or isinstance(batch, reads):
+        if reads is None:
             return batch
         if reads is Examples and type(batch) in (list, tuple) and len(batch) in (1, 2):
             return Examples(*batch)

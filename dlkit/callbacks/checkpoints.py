@@ -104,10 +104,15 @@ class Checkpoints(Checkpoint):
             return
         loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
         assert fetcher is not None
+        due, ended = self.due(trainer, batch_idx), trainer.should_stop or 0 < trainer.max_steps <= trainer.global_step
+        # Lightning takes its time to say whether validation follows, so it is not asked where none can.
+        interval = trainer.val_check_batch if trainer.check_val_every_n_epoch else None
+        if not (due or ended or last or interval is None or (batch_idx + 1) % interval == 0):
+            return
         if loop.done or loop._should_check_val_fx(fetcher):
             # A run that goes on from here passes over the validation that follows, so this is saved after that.
             self.progress = copy.deepcopy(trainer._checkpoint_connector._get_loops_state_dict())
-        elif self.due(trainer, batch_idx):
+        elif due:
             self.save_last(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

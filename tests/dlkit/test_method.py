@@ -399,10 +399,3 @@ def test_validation_gives_the_same_numbers_each_time():
         torch.rand(17)
         values.append(trainer(callbacks=[RandomState()]).validate(method, datamodule=Digits(), verbose=False)[0]["val/loss"])
     assert values[0] == values[1]
-
-
-def test_a_method_inside_another_module_knows_the_precision_that_it_was_given_there():
-    method = METHODS["autoencoder"]()
-    torch.nn.ModuleList([method]).double()
-    assert method.dtype == torch.float64
-    assert method.reconstruct(torch.rand(2, 1, 8, 8)).dtype == torch.float64
