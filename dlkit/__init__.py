@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from dlkit.flows.lattice import LatticeFlow
     from dlkit.graphs.interaction import InteractionNetwork
     from dlkit.graphs.mpnn import MPNN
-    from dlkit.method import Method, load
+    from dlkit.loading import load
+    from dlkit.method import Method
     from dlkit.sequences.classifier import SequenceClassifier
     from dlkit.sequences.language_model import LanguageModel
     from dlkit.sequences.tagger import SequenceTagger
@@ -40,7 +41,7 @@ EXPORTS = {
     "Method": "dlkit.method",
     "NonFiniteError": "dlkit.errors",
     "CollapseError": "dlkit.errors",
-    "load": "dlkit.method",
+    "load": "dlkit.loading",
     "Examples": "dlkit.batches",
     "Draws": "dlkit.batches",
     "Sequences": "dlkit.batches",

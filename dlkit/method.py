@@ -7,15 +7,10 @@ checkpoint's identity.
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import importlib
 import inspect
 import math
-import pickle
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 
 import lightning as L
 import torch
@@ -25,94 +20,11 @@ import dlkit
 from dlkit.adam import Adam
 from dlkit.batches import Examples
 from dlkit.errors import NonFiniteError
+from dlkit.finite import FiniteWatch
+from dlkit.loading import read_checkpoint
 
 Terms = dict[str, Tensor]
 Schedule = Literal["constant", "linear", "cosine"]
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-NEVER = torch.iinfo(torch.int64).max
-
-
-class FiniteWatch:
-    """Remembers, on the device and without waiting for it, the first step at which each term was not finite."""
-
-    def __init__(self) -> None:
-        # By the names of the terms seen together: a method with two players has two losses.
-        self.first_steps: dict[tuple[str, ...], Tensor] = {}
-
-    def see(self, step: int, values: Terms) -> None:
-        """Notes the terms of one step; nothing is read back from the device."""
-        stacked = torch.stack([value.detach().float().mean() for value in values.values()])
-        broken_now = torch.where(stacked.isfinite(), NEVER, step)
-        names = tuple(values)
-        self.first_steps[names] = torch.minimum(self.first_steps.get(names, broken_now), broken_now)
-
-    def check(self) -> None:
-        """Reads the memory back.
-
-        Raises:
-            NonFiniteError: naming the step and the term; `loss` only where no term is to blame.
-        """
-        first = {
-            name: step
-            for names, steps in self.first_steps.items()
-            for name, step in zip(names, steps.tolist(), strict=True)
-            if step != NEVER
-        }
-        if first:
-            step = min(first.values())
-            guilty = [name for name, broken in first.items() if broken == step]
-            # A sum is not to blame for its terms.
-            term = next((name for name in guilty if not name.endswith("loss")), guilty[0])
-            raise NonFiniteError(
-                f"the term '{term}' of the loss is not finite at step {step}: lower the learning rate, clip gradients "
-                f"or look at the data of that step; what was saved before is kept"
-            )
-
-
-def ability(function: Function) -> Function:
-    """Marks what a trained method does for a user: it runs in evaluation mode and without gradients."""
-
-    @functools.wraps(function)
-    def wrapper(self: Method, *args: Any, **kwargs: Any) -> Any:
-        if self._evaluating:  # one ability calls another
-            with torch.no_grad():
-                return function(self, *args, **kwargs)
-        training = modules_in_training(self)
-        for attributes in training:
-            attributes["training"] = False
-        self._evaluating = True
-        try:
-            with torch.no_grad():
-                return function(self, *args, **kwargs)
-        finally:
-            self._evaluating = False
-            for attributes in training:
-                attributes["training"] = True
-
-    return wrapper  # type: ignore[return-value]
-
-
-def modules_in_training(root: torch.nn.Module) -> list[dict[str, Any]]:
-    """The attributes of each module in training mode, root included: one that was frozen in evaluation mode is none of them.
-
-    By the attributes, past `modules` and `Module.__setattr__`, which for many small modules take longer than they do.
-    """
-    found, ahead = [], [root]
-    for module in ahead:
-        if module is not None:
-            attributes = vars(module)
-            if attributes.get("training"):  # compiled modules have none of their own
-                found.append(attributes)
-            ahead.extend(attributes["_modules"].values())
-    return found
-
-
-@contextlib.contextmanager
-def differentiable() -> Iterator[None]:
-    """Allows gradients within validation and test, whose inference mode forbids them; tensors from outside must be copied."""
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
 
 
 class Method(L.LightningModule):
@@ -351,80 +263,3 @@ class Method(L.LightningModule):
                 raise
             mend = f"leave out {' and '.join(sorted(kwargs))}" if kwargs else "go back to the code that wrote it"
             raise ValueError(f"{checkpoint_path} holds another network than {cls.__name__} builds: {mend}") from error
-
-
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Reads a checkpoint without letting it run code.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no checkpoint of dlkit, is cut short, or holds more than tensors and plain data.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no checkpoint at {path}: give the path of a .ckpt file")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path} holds something other than tensors and plain data, which could run code, so it was not loaded"
-        ) from error
-    except Exception as error:  # torch's reader fails on damaged bytes in every way there is
-        raise ValueError(f"{path} is damaged or no checkpoint: restore it, or use an earlier one") from error
-    mark = checkpoint.get("dlkit") if isinstance(checkpoint, dict) else None
-    named = isinstance(mark, dict) and isinstance(mark.get("method"), str)
-    if not named or not {"state_dict", "hyper_parameters"} <= set(checkpoint):
-        raise ValueError(f"{path} was not written by dlkit: train with `python scripts/fit.py` or a dlkit Method")
-    for part in ("state_dict", "hyper_parameters"):
-        if not isinstance(checkpoint[part], dict):
-            raise ValueError(f"{path} is damaged, its {part} is a {type(checkpoint[part]).__name__}: restore it")
-    return checkpoint
-
-
-def load(path: str | Path, map_location: Any = "cpu") -> Any:
-    """Loads the checkpoint of any method that dlkit ships, whichever it is, in evaluation mode.
-
-    The class is looked up among dlkit's own names, never imported from a name in the file; for a class of your own,
-    call its `load_from_checkpoint`.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no checkpoint of a method that dlkit ships.
-    """
-    saved = read_checkpoint(path)["dlkit"]["method"]
-    module, _, name = saved.rpartition(".")
-    if dlkit.EXPORTS.get(name) != module:
-        raise ValueError(f"{path} is a checkpoint of {saved}, not one of dlkit's: call {name}.load_from_checkpoint(path)")
-    return getattr(importlib.import_module(module), name).load_from_checkpoint(path, map_location=map_location)
-
-
-def check_examples(x: Tensor, data_shape: Sequence[int], method: str) -> None:
-    """Refuses examples of another shape than the method was built for.
-
-    Raises:
-        ValueError: naming both shapes.
-    """
-    if tuple(x.shape[1:]) != tuple(data_shape):
-        raise ValueError(
-            f"{method} was built for examples of shape {tuple(data_shape)} and was given {tuple(x.shape[1:])}: "
-            f"set data_shape to the data's shape"
-        )
-
-
-def check_labels(y: Tensor | None, num_classes: int, method: str) -> Tensor:
-    """Refuses missing labels, labels that are no class indices, and labels outside 0 .. num_classes - 1.
-
-    Raises:
-        ValueError: naming what was given.
-    """
-    if y is None:
-        raise ValueError(f"{method} needs labels and the data has none: use a datamodule with classes")
-    if y.dim() != 1 or y.dtype != torch.int64:
-        raise ValueError(
-            f"{method} was given labels of shape {tuple(y.shape)}, {y.dtype}: give a vector of int64 class indices"
-        )
-    # Looked at on the CPU only: on an accelerator the look would make the step wait, and indexing there asserts itself.
-    if y.is_cpu and len(y) and (int(y.min()) < 0 or int(y.max()) >= num_classes):
-        wrong = int(y.max()) if int(y.max()) >= num_classes else int(y.min())
-        raise ValueError(f"label {wrong} is outside 0..{num_classes - 1}: set num_classes to the number of classes")
-    return y

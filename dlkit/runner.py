@@ -28,7 +28,8 @@ from dlkit.callbacks.summary import writer
 from dlkit.cli import LINKED, LINKED_ALWAYS, LOGS, next_version, options_of, recipes, tidy
 from dlkit.errors import USER_ERRORS, CommandLineError, explain
 from dlkit.evaluation import measure, silence_nags
-from dlkit.method import Method, read_checkpoint
+from dlkit.loading import read_checkpoint
+from dlkit.method import Method
 from dlkit.processes import accelerator, keep_freed_memory, write_whole
 from dlkit.settings import check_fields, choose_classes, parameters
 

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
-from dlkit.method import Method, Terms, check_labels
+from dlkit.checks import check_labels
+from dlkit.method import Method, Terms
 from dlkit.metrics.auc import AUC
 from dlkit.metrics.target_errors import TargetErrors
 

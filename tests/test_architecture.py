@@ -18,7 +18,7 @@ FLOORS = [
     ("errors", "batches", "processes", "text", "protocols", "functional", "adam"),
     ("nn",),
     ("metrics",),
-    ("method", "supervised"),
+    ("ability", "checks", "finite", "loading", "method", "supervised"),
     ("classifiers", "autoencoders", "adversarial", "sequences", "graphs", "sets", "flows"),
     ("callbacks",),
     ("cli", "settings", "runner", "evaluation"),

@@ -8,9 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from dlkit.ability import ability, differentiable
 from dlkit.adversarial.method import AdversarialMethod
 from dlkit.batches import Examples
-from dlkit.method import ability, check_examples, check_labels, differentiable
+from dlkit.checks import check_examples, check_labels
 from dlkit.nn.adversarial import (
     AdversarialNetworkName,
     CriticNorm,

@@ -22,10 +22,11 @@ from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 
+from dlkit.ability import differentiable
 from dlkit.adam import Adam
 from dlkit.batches import Examples
 from dlkit.errors import CollapseError
-from dlkit.method import Method, Terms, differentiable
+from dlkit.method import Method, Terms
 from dlkit.protocols import Samples
 
 # The Trainer's argument: the values that ask for nothing, and what to write instead of others.

@@ -18,9 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu, softplus
 
+from dlkit.ability import ability, differentiable
 from dlkit.batches import Examples
+from dlkit.checks import check_labels
 from dlkit.functional.adversarial import OBJECTIVES, gradient_penalty, input_gradient, interpolates, slopes
-from dlkit.method import Method, Schedule, Terms, ability, check_labels, differentiable
+from dlkit.method import Method, Schedule, Terms
 
 POINTS = 2001  # of the quadrature, along each line
 MARGIN = 8.0  # how far the line reaches beyond the two means, in standard deviations

@@ -17,9 +17,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from dlkit.ability import ability
 from dlkit.batches import Examples
+from dlkit.checks import check_examples
 from dlkit.functional.linear_gaussian import largest_angle, pca, pca_mse
-from dlkit.method import Method, Schedule, Terms, ability, check_examples
+from dlkit.method import Method, Schedule, Terms
 from dlkit.nn.encoders import Decoder, Encoder, NetworkName, build_decoder, build_encoder
 
 

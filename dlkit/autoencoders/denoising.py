@@ -13,10 +13,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from dlkit.ability import ability
 from dlkit.autoencoders.autoencoder import Autoencoder
 from dlkit.batches import Examples
 from dlkit.functional.linear_gaussian import wiener_mse
-from dlkit.method import Schedule, Terms, ability
+from dlkit.method import Schedule, Terms
 from dlkit.nn.encoders import NetworkName
 
 Corruption = Literal["gaussian", "mask", "salt-pepper"]

@@ -20,13 +20,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dlkit.ability import ability
 from dlkit.autoencoders.autoencoder import interpolate
 from dlkit.batches import Examples
+from dlkit.checks import check_examples, check_labels
 from dlkit.functional.divergences import importance_bound, kl_to_standard_normal
 from dlkit.functional.likelihoods import bernoulli_log_prob, categorical_log_prob, gaussian_log_prob
 from dlkit.functional.linear_gaussian import probabilistic_pca_nll
 from dlkit.functional.precision import single_or_better
-from dlkit.method import Method, Schedule, Terms, ability, check_examples, check_labels
+from dlkit.method import Method, Schedule, Terms
 from dlkit.metrics.active_units import ActiveUnits
 from dlkit.nn.encoders import Decoder, Encoder, NetworkName, build_decoder, build_encoder
 

@@ -16,8 +16,8 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 
 from dlkit.callbacks.random_state import isolated
+from dlkit.checks import check_labels
 from dlkit.classifiers.classifier import Classifier
-from dlkit.method import check_labels
 
 VERSION = 2  # counted up when what follows changes, so that no judge of old is taken for a new one
 STEPS = 1500

@@ -15,8 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
+from dlkit.ability import ability
 from dlkit.batches import Examples
-from dlkit.method import Method, Schedule, Terms, ability, check_examples, check_labels
+from dlkit.checks import check_examples, check_labels
+from dlkit.method import Method, Schedule, Terms
 from dlkit.nn.classifiers import ClassifierNetwork, ClassifierNetworkName, build_classifier
 
 

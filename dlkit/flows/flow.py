@@ -24,11 +24,13 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 from torch.nn import functional as F
 
+from dlkit.ability import ability
 from dlkit.batches import Examples
+from dlkit.checks import check_examples, check_labels
 from dlkit.functional.divergences import importance_bound
 from dlkit.functional.likelihoods import LOG_2PI
 from dlkit.functional.precision import single_or_better
-from dlkit.method import Method, Schedule, Terms, ability, check_examples, check_labels
+from dlkit.method import Method, Schedule, Terms
 from dlkit.nn.autoregressive import MaskedAutoregressive
 from dlkit.nn.coupling import AffineElement, SplineElement, couplings
 from dlkit.nn.glow import Glow

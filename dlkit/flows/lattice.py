@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from dlkit.ability import ability
 from dlkit.batches import Draws
 from dlkit.functional import lattice as physics
 from dlkit.functional.likelihoods import LOG_2PI
@@ -30,7 +31,7 @@ from dlkit.functional.monte_carlo import (
     log_partition,
     mean_and_error,
 )
-from dlkit.method import Method, Schedule, Terms, ability
+from dlkit.method import Method, Schedule, Terms
 from dlkit.metrics.weighted_samples import WeightedSamples
 from dlkit.nn.lattice import field_transform, link_transform
 from dlkit.nn.transforms import Chain

@@ -10,8 +10,9 @@ from typing import Literal, get_args
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dlkit.ability import ability
 from dlkit.batches import Particles
-from dlkit.method import Method, Schedule, Terms, ability
+from dlkit.method import Method, Schedule, Terms
 from dlkit.metrics.mean_error import MeanWithError
 from dlkit.nn.particles import EquivariantDynamics, PlainDynamics
 

@@ -12,9 +12,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from dlkit.ability import ability
 from dlkit.batches import Graphs, flat
 from dlkit.graphs.inputs import as_graphs, check_graphs
-from dlkit.method import Schedule, Terms, ability
+from dlkit.method import Schedule, Terms
 from dlkit.nn.message_passing import Edges, Message, MessagePassing
 from dlkit.nn.mlp import mlp
 from dlkit.nn.readout import Readout, ReadoutKind

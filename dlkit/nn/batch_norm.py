@@ -15,7 +15,16 @@ class SharedStatistics(nn.modules.batchnorm._BatchNorm):
     Ioffe and Szegedy 2015 (arXiv:1502.03167, algorithm 1). DistributedDataParallel would leave each process the statistics of
     its own share, and `torch.nn.SyncBatchNorm`, which does not, is for GPUs alone. In a single process, and in evaluation,
     this is torch's own.
+
+    Args:
+        channels: axis 1 of what it is given.
+        affine: whether gamma and beta are learned; otherwise they are 1 and 0.
     """
+
+    momentum: float
+
+    def __init__(self, channels: int, affine: bool = True) -> None:
+        super().__init__(channels, affine=affine)
 
     def forward(self, input: Tensor) -> Tensor:
         if self.training and world()[1] > 1:
@@ -28,6 +37,7 @@ class SharedStatistics(nn.modules.batchnorm._BatchNorm):
         self._check_input_dim(input)
         x = single_or_better(input)
         axes, own = [axis for axis in range(x.dim()) if axis != 1], x.numel() // x.shape[1]
+        # One process may be dealt sets without members, of which there is no mean.
         variance, mean = torch.var_mean(x, axes, correction=0) if own else (x.sum(axes), x.sum(axes))
         # In one message: E[x^2] - E[x]^2 loses digits where the mean is large, which float64 has to spare.
         mean, variance = mean.double(), variance.double()
@@ -45,12 +55,10 @@ class SharedStatistics(nn.modules.batchnorm._BatchNorm):
     @torch.no_grad()
     def remember(self, mean: Tensor, variance: Tensor) -> None:
         """Moves the statistics that evaluation uses towards a batch's: (channels,) each, the variance without bias."""
-        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
-            return
-        self.num_batches_tracked += 1
-        share = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean.to(self.running_mean), share)
-        self.running_var.lerp_(variance.to(self.running_var), share)
+        self.get_buffer("num_batches_tracked").add_(1)
+        for name, found in (("running_mean", mean), ("running_var", variance)):
+            statistic = self.get_buffer(name)
+            statistic.lerp_(found.to(statistic), self.momentum)
 
 
 class BatchNorm1d(SharedStatistics, nn.BatchNorm1d):

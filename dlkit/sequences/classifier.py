@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
+from dlkit.ability import ability
 from dlkit.batches import Sequences
-from dlkit.method import Method, Schedule, Terms, ability, check_labels
+from dlkit.checks import check_labels
+from dlkit.method import Method, Schedule, Terms
 from dlkit.metrics.by_length import AccuracyByLength
 from dlkit.nn.embedding import TokenEmbedding
 from dlkit.nn.pooling import Pooling, PoolingKind

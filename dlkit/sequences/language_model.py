@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dlkit.ability import ability
 from dlkit.batches import TextWindows
-from dlkit.method import Method, Schedule, Terms, ability
+from dlkit.method import Method, Schedule, Terms
 from dlkit.nn.embedding import TokenEmbedding
 from dlkit.nn.recurrent import Cell, RecurrentEncoder, RecurrentState, SequenceDropout
 from dlkit.processes import of_all, world

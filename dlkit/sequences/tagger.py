@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
+from dlkit.ability import ability
 from dlkit.batches import TaggedWords
-from dlkit.method import Method, Schedule, Terms, ability
+from dlkit.method import Method, Schedule, Terms
 from dlkit.nn.embedding import TokenEmbedding
 from dlkit.nn.recurrent import Cell, RecurrentEncoder, real_steps
 from dlkit.text import UNK

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dlkit.ability import ability
 from dlkit.batches import SentencePairs
-from dlkit.method import Method, Schedule, Terms, ability
+from dlkit.method import Method, Schedule, Terms
 from dlkit.nn.attention import Attention
 from dlkit.nn.beam_search import Hypotheses, beam_search
 from dlkit.nn.embedding import TokenEmbedding

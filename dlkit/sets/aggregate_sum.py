@@ -10,8 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from dlkit.ability import ability
 from dlkit.functional.sums import log_law_of_sums
-from dlkit.method import Schedule, Terms, ability
+from dlkit.method import Schedule, Terms
 from dlkit.nn.deep_sets import Activation, MemberNetwork, build_member_encoder
 from dlkit.sets.set_method import SetMethod
 

@@ -21,9 +21,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dlkit.ability import ability
 from dlkit.batches import Sets, flat, owners
 from dlkit.functional.segments import segment_max, segment_mean, segment_sum
-from dlkit.method import Method, Schedule, Terms, ability
+from dlkit.method import Method, Schedule, Terms
 from dlkit.metrics.auc import AUC
 from dlkit.nn.bags import BagAttention, build_instance_encoder
 from dlkit.sets.set_method import check_not_empty, check_sets

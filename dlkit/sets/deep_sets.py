@@ -13,9 +13,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from dlkit.ability import ability
 from dlkit.batches import Sets, owners
 from dlkit.functional.segments import segment_argmax, segment_log_softmax
-from dlkit.method import Schedule, Terms, ability
+from dlkit.method import Schedule, Terms
 from dlkit.nn.deep_sets import (
     ACTIVATIONS,
     Activation,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dlkit.ability import ability
 from dlkit.batches import Sets, check_bounds, flat
-from dlkit.method import ability, check_examples
+from dlkit.checks import check_examples
 from dlkit.metrics.by_size import ErrorsBySize
 from dlkit.supervised import Objective, Supervised
 

@@ -444,9 +444,10 @@ def test_what_changed_a_run_is_still_known_after_it_was_resumed(fit, tmp_path):
     assert json.loads(record.read_text())["overrides"] == [*first, *longer]
 
 
-def test_a_start_that_failed_is_no_run_to_resume(fit, tmp_path):
-    assert fit("vae-digits", *QUICK).returncode == 0
-    assert fit("vae-digits", "--data.batch_size", 0).returncode == 1
+@pytest.mark.parametrize("logging", [(), ("--trainer.logger", "false")], ids=["logging", "without a logger"])
+def test_a_start_that_failed_is_no_run_to_resume(fit, tmp_path, logging):
+    assert fit("vae-digits", *QUICK, *logging).returncode == 0
+    assert fit("vae-digits", "--data.batch_size", 0, *logging).returncode == 1
     answer = fit("vae-digits", "--resume", "--trainer.max_epochs", 3)
     assert answer.returncode == 0, answer.stderr
     assert "finished: lightning_logs/vae-digits/version_0" in answer.stdout

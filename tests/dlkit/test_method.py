@@ -17,7 +17,7 @@ import dlkit
 from datamodules import Digits
 from dlkit.batches import Draws, Examples
 from dlkit.callbacks import Checkpoints, RandomState
-from dlkit.method import FiniteWatch, Method
+from dlkit.method import Method
 from dlkit.protocols import Interpolates
 
 METHODS = {
@@ -218,18 +218,6 @@ def test_a_poisoned_parameter_is_never_saved(tmp_path):
     assert dlkit.load(tmp_path / "good.ckpt").encoder.head.weight.isfinite().all()
 
 
-def test_the_watch_on_the_device_remembers_the_first_bad_step_and_its_term():
-    watch = FiniteWatch()
-    good, bad = torch.tensor(1.0), torch.tensor(float("inf"))
-    watch.check()
-    watch.see(3, {"loss": good, "kl": good, "reconstruction": good})
-    watch.check()
-    watch.see(4, {"loss": bad, "kl": good, "reconstruction": bad})
-    watch.see(5, {"loss": bad, "kl": bad, "reconstruction": bad})
-    with pytest.raises(dlkit.NonFiniteError, match=r"term 'reconstruction' .* at step 4"):
-        watch.check()
-
-
 @pytest.mark.parametrize("pieces", [1, 2])
 def test_training_terms_are_logged_on_the_steps_that_the_logger_writes_and_on_no_other(tmp_path, pieces):
     logger, seen = CSVLogger(tmp_path), Losses()
@@ -306,85 +294,11 @@ def test_a_falling_schedule_without_an_end_is_refused():
         trainer(max_epochs=-1).fit(method, datamodule=Digits())
 
 
-def test_a_checkpoint_of_another_method_is_refused(tmp_path):
-    run = trainer(max_epochs=1, limit_train_batches=1, limit_val_batches=0)
-    run.fit(dlkit.Autoencoder((1, 8, 8), 2, "linear"), datamodule=Digits())
-    run.save_checkpoint(tmp_path / "a.ckpt", weights_only=False)
-    with pytest.raises(ValueError, match=r"checkpoint of dlkit\.autoencoders.*Autoencoder, not of VAE: .*dlkit\.load"):
-        dlkit.VAE.load_from_checkpoint(tmp_path / "a.ckpt")
-
-
-def test_a_checkpoint_of_another_network_is_refused(tmp_path):
-    run = trainer(max_epochs=1, limit_train_batches=1, limit_val_batches=0)
-    run.fit(dlkit.Autoencoder((1, 8, 8), 2, "linear"), datamodule=Digits())
-    run.save_checkpoint(tmp_path / "a.ckpt", weights_only=False)
-    with pytest.raises(ValueError, match=r"a\.ckpt holds another network than Autoencoder builds: leave out latent_dim"):
-        dlkit.Autoencoder.load_from_checkpoint(tmp_path / "a.ckpt", latent_dim=3)
-    saved = torch.load(tmp_path / "a.ckpt", weights_only=True)
-    saved["state_dict"] = {f"old.{name}": value for name, value in saved["state_dict"].items()}
-    torch.save(saved, tmp_path / "a.ckpt")
-    with pytest.raises(ValueError, match=r"holds another network than Autoencoder builds: go back to the code that wrote it"):
-        dlkit.load(tmp_path / "a.ckpt")
-
-
-class RunsCode:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return (open, (str(self.path), "w"))
-
-
-def test_a_checkpoint_that_tries_to_run_code_is_refused(tmp_path):
-    torch.save({"dlkit": {"method": "dlkit.autoencoders.vae.VAE"}, "evil": RunsCode(tmp_path / "ran")}, tmp_path / "a.ckpt")
-    with pytest.raises(ValueError, match="could run code"):
-        dlkit.load(tmp_path / "a.ckpt")
-    with pytest.raises(ValueError, match="could run code"):
-        dlkit.VAE.load_from_checkpoint(tmp_path / "a.ckpt")
-    assert not (tmp_path / "ran").exists()
-
-
-def test_damaged_foreign_and_missing_checkpoints_are_refused(tmp_path):
-    run = trainer(max_epochs=1, limit_train_batches=1, limit_val_batches=0)
-    run.fit(dlkit.Autoencoder((1, 8, 8), 2, "linear"), datamodule=Digits())
-    run.save_checkpoint(tmp_path / "a.ckpt", weights_only=False)
-    content = (tmp_path / "a.ckpt").read_bytes()
-    (tmp_path / "short.ckpt").write_bytes(content[: len(content) // 2])
-    (tmp_path / "text.ckpt").write_text("hello")
-    torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
-    for name in ("short", "text", "foreign"):
-        with pytest.raises(ValueError, match=rf"{name}\.ckpt"):
-            dlkit.load(tmp_path / f"{name}.ckpt")
-    with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*none\.ckpt"):
-        dlkit.load(tmp_path / "none.ckpt")
-
-
-def test_a_checkpoint_names_no_module_to_import(tmp_path):
-    mark = {"version": "0", "method": "os.path.VAE"}
-    torch.save({"dlkit": mark, "state_dict": {}, "hyper_parameters": {}}, tmp_path / "a.ckpt")
-    with pytest.raises(ValueError, match=r"os\.path\.VAE, not one of dlkit's"):
-        dlkit.load(tmp_path / "a.ckpt")
-
-
 @every_method
 def test_examples_of_another_shape_are_refused(name):
     batch = Examples(torch.rand(4, 1, 9, 9), torch.zeros(4, dtype=torch.long))
     with pytest.raises(ValueError, match=r"built for examples of shape \(1, 8, 8\) and was given \(1, 9, 9\)"):
         METHODS[name]().loss(batch)
-
-
-def test_abilities_run_in_evaluation_mode_without_gradients_and_leave_training_as_it_was():
-    method = dlkit.Classifier((1, 8, 8), 10, "cnn", width=4, dropout=0.9)
-    x = torch.rand(3, 1, 8, 8)
-    assert torch.equal(method.classify(x), method.classify(x))
-    assert not method.classify(x).requires_grad
-    assert method.training
-    assert all(module.training for module in method.network.modules())
-    frozen = next(module for module in method.network.modules() if isinstance(module, torch.nn.BatchNorm2d)).eval()
-    method.classify(x)
-    assert [module for module in method.modules() if not module.training] == [frozen]
-    method.network = torch.compile(method.network, backend="eager")
-    assert torch.equal(method.classify(x), method.classify(x))
 
 
 def test_a_method_without_a_loss_says_what_it_has_to_define():

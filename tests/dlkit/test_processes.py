@@ -26,6 +26,7 @@ import lightning as L, torch
 import dlkit
 from datamodules import Digits
 from dlkit.callbacks import RandomState
+from dlkit.nn.deep_sets import MemberNorm
 
 class QuietVAE(dlkit.VAE):
     def reparameterize(self, mean, log_sigma):
@@ -76,7 +77,19 @@ for name, build in METHODS.items():
     trainer.fit(method, datamodule=Digits(batch_size=200 // processes, val_size=237))
     noise = torch.rand(4)
     found[name] = (method.state_dict(), {k: float(v) for k, v in trainer.callback_metrics.items() if "val/" in k}, noise)
-    torch.save(found, f"{target}.{trainer.global_rank}")
+
+# Five members of sets, which all fall to the first process, and then three and two of them.
+norm = MemberNorm(3)
+members = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(7)) + 100
+rank, steps = trainer.global_rank, []
+for batch, first in zip(members, (5, 3)):
+    share = batch[:] if processes == 1 else batch[:first] if rank == 0 else batch[first:]
+    share.requires_grad_()
+    normalized = norm(share)
+    normalized.pow(3).sum().backward()
+    steps.append({"normalized": normalized.detach(), "derivative": share.grad})
+found["members"] = steps, norm.state_dict()
+torch.save(found, f"{target}.{trainer.global_rank}")
 """
 
 
@@ -107,6 +120,18 @@ def test_two_processes_end_with_the_parameters_of_one_with_twice_the_batch(resul
         torch.testing.assert_close(first[0][key], expected, atol=2e-5, rtol=2e-4, msg=lambda text, key=key: f"{key}: {text}")
         assert torch.equal(first[0][key], second[0][key])
     assert first[1] == pytest.approx(one[1], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_members_are_normalised_by_those_of_both_processes_however_they_are_dealt_out(results):
+    (one, remembered), *two = (result["members"] for result in results)
+    assert [len(step["normalized"]) for step in two[1][0]] == [0, 2]
+    for number, step in enumerate(one):
+        for name, expected in step.items():
+            together = torch.cat([steps[number][name] for steps, _ in two])
+            torch.testing.assert_close(together, expected, atol=1e-4, rtol=1e-4)
+    for _, found in two:
+        torch.testing.assert_close(found, remembered)
 
 
 @pytest.mark.slow

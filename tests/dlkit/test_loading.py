@@ -1,0 +1,70 @@
+"""Checkpoints that are another method's, damaged, or would run code."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from training import trainer
+
+import dlkit
+from datamodules import Digits
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """The path of one, of a linear Autoencoder."""
+    run = trainer(max_epochs=1, limit_train_batches=1, limit_val_batches=0)
+    run.fit(dlkit.Autoencoder((1, 8, 8), 2, "linear"), datamodule=Digits())
+    run.save_checkpoint(tmp_path / "a.ckpt", weights_only=False)
+    return tmp_path / "a.ckpt"
+
+
+def test_a_checkpoint_of_another_method_is_refused(checkpoint):
+    with pytest.raises(ValueError, match=r"checkpoint of dlkit\.autoencoders.*Autoencoder, not of VAE: .*dlkit\.load"):
+        dlkit.VAE.load_from_checkpoint(checkpoint)
+
+
+def test_a_checkpoint_of_another_network_is_refused(checkpoint):
+    with pytest.raises(ValueError, match=r"a\.ckpt holds another network than Autoencoder builds: leave out latent_dim"):
+        dlkit.Autoencoder.load_from_checkpoint(checkpoint, latent_dim=3)
+    saved = torch.load(checkpoint, weights_only=True)
+    saved["state_dict"] = {f"old.{name}": value for name, value in saved["state_dict"].items()}
+    torch.save(saved, checkpoint)
+    with pytest.raises(ValueError, match=r"holds another network than Autoencoder builds: go back to the code that wrote it"):
+        dlkit.load(checkpoint)
+
+
+class RunsCode:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def test_a_checkpoint_that_tries_to_run_code_is_refused(tmp_path):
+    torch.save({"dlkit": {"method": "dlkit.autoencoders.vae.VAE"}, "evil": RunsCode(tmp_path / "ran")}, tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match="could run code"):
+        dlkit.load(tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match="could run code"):
+        dlkit.VAE.load_from_checkpoint(tmp_path / "a.ckpt")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_damaged_foreign_and_missing_checkpoints_are_refused(checkpoint, tmp_path):
+    content = checkpoint.read_bytes()
+    (tmp_path / "short.ckpt").write_bytes(content[: len(content) // 2])
+    (tmp_path / "text.ckpt").write_text("hello")
+    torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
+    for name in ("short", "text", "foreign"):
+        with pytest.raises(ValueError, match=rf"{name}\.ckpt"):
+            dlkit.load(tmp_path / f"{name}.ckpt")
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*none\.ckpt"):
+        dlkit.load(tmp_path / "none.ckpt")
+
+
+def test_a_checkpoint_names_no_module_to_import(tmp_path):
+    mark = {"version": "0", "method": "os.path.VAE"}
+    torch.save({"dlkit": mark, "state_dict": {}, "hyper_parameters": {}}, tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match=r"os\.path\.VAE, not one of dlkit's"):
+        dlkit.load(tmp_path / "a.ckpt")
