@@ -37,13 +37,11 @@ def warm():
         process.communicate()  # ends its input, and so itself
 
 
-@pytest.fixture
-def fit(tmp_path, tmp_path_factory, warm):
-    """Runs the command line in a process of its own, in an empty folder or a given one: fit(*arguments) -> CompletedProcess."""
+@pytest.fixture(scope="session")
+def start(tmp_path_factory, warm):
+    """Runs a script in a process of its own, in a given folder: start(script, folder, *arguments) -> CompletedProcess."""
 
-    def command(
-        *arguments: object, script: Path = FIT, folder: Path = tmp_path, **environment: str
-    ) -> subprocess.CompletedProcess:
+    def command(script: Path, folder: Path, *arguments: object, **environment: str) -> subprocess.CompletedProcess:
         printed = tmp_path_factory.mktemp("printed")
         what = {
             "script": str(script),
@@ -58,6 +56,18 @@ def fit(tmp_path, tmp_path_factory, warm):
         code = int(warm.stdout.readline())
         out, err = ((printed / name).read_text() for name in ("stdout", "stderr"))
         return subprocess.CompletedProcess([what["script"], *what["arguments"]], code, out, err)
+
+    return command
+
+
+@pytest.fixture
+def fit(tmp_path, start):
+    """Runs the command line in a process of its own, in an empty folder or a given one: fit(*arguments) -> CompletedProcess."""
+
+    def command(
+        *arguments: object, script: Path = FIT, folder: Path = tmp_path, **environment: str
+    ) -> subprocess.CompletedProcess:
+        return start(script, folder, *arguments, **environment)
 
     return command
 

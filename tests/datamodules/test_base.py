@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import http.server
-import subprocess
-import sys
 import threading
 from functools import partial
 from pathlib import Path
@@ -240,13 +238,13 @@ def test_static_binarisation_comes_from_the_split_seed_alone():
 
 
 @pytest.mark.slow
-def test_static_binarisation_is_the_same_in_every_process():
-    code = (
+def test_static_binarisation_is_the_same_in_every_process(start, tmp_path):
+    (tmp_path / "other.py").write_text(
         "import hashlib, torch; from datamodules import Digits; torch.manual_seed(9); "
         "data = Digits(binarize='static'); data.setup(); "
         "print([hashlib.md5(data.splits[name].x.numpy().tobytes()).hexdigest() for name in ('train', 'val', 'test')])"
     )
-    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    other = start(tmp_path / "other.py", tmp_path)
     data = Digits(binarize="static")
     data.setup()
     own = [hashlib.md5(data.splits[name].x.numpy().tobytes()).hexdigest() for name in ("train", "val", "test")]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+from functools import cached_property
+from pathlib import Path
 
 import lightning as L
 import pytest
@@ -14,14 +13,25 @@ from training import Losses, trainer
 
 import dlkit
 from datamodules import Bags, ChargedParticles, CharText, CoNLLU, DigitSum, NoData, Palindromes, ParallelText, Rings
+from datamodules.parallel_text import generate
 from dlkit.callbacks import Checkpoints, RandomState
 
 STEPS = 3
+
+
+class FewPairs(ParallelText):
+    """The first of the generated pairs of sentences."""
+
+    @cached_property
+    def texts(self):
+        return {part: generate(1000, part) for part in ("train", "val", "test")}
+
+
 DATA = {
     "classifier": lambda: Palindromes(num_examples=1000, val_size=100, batch_size=64),
     "tagger": lambda: CoNLLU(batch_size=64),
     "language-model": lambda: CharText(window=20, batch_size=16),
-    "translator": lambda: ParallelText(batch_size=64),
+    "translator": lambda: FewPairs(batch_size=64),
     "bags": lambda: Bags(batch_size=16, validate=True),
     "sets": lambda: DigitSum(num_examples=1000, val_size=60, batch_size=64),
     "counts": lambda: DigitSum(num_examples=1000, val_size=60, batch_size=64),
@@ -172,11 +182,12 @@ def test_resuming_after_any_step_is_exact(tmp_path, name):
 PROCESSES = """
 import sys, warnings
 warnings.simplefilter("ignore")
-import lightning as L, torch
 sys.path.insert(0, sys.argv[1])
+import lightning as L, torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from test_mechanics import DATA, METHODS
 from dlkit.callbacks import Pictures, RandomState, SetPictures
+from training import trainer, two_processes
 
 class Rows(L.Callback):
     # What a process reads.
@@ -187,47 +198,38 @@ class Rows(L.Callback):
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         self.read += [tuple(map(int, row[row != 0])) for row in batch[0]]
 
+def main():
+    found, read = {}, {}
+    for name, build in METHODS.items():
+        L.seed_everything(2, verbose=False)
+        data = DATA[name]()
+        method, rows = build(data), Rows()
+        run = trainer(devices=2, strategy="ddp", max_steps=3, limit_val_batches=2, callbacks=[RandomState(), rows])
+        run.fit(method, datamodule=data)
+        run.save_checkpoint(f"{name}.ckpt", weights_only=False)
+        found[name], read[name] = method.state_dict(), rows.read
+        if name == "language-model":
+            again = build(data)
+            again.on_load_checkpoint(torch.load("language-model.ckpt", weights_only=True))
+            for one, other in zip(method.states["train"], again.states["train"]):
+                assert torch.equal(one, other)
+    torch.save((found, read), f"found.{run.global_rank}")
+    # What is drawn by one process is measured by both.
+    for name, pictures in (("sets", SetPictures()), ("classifier", Pictures())):
+        data = DATA[name]()
+        board, callbacks = TensorBoardLogger("boards", name), [RandomState(), pictures]
+        run = trainer(devices=2, strategy="ddp", max_steps=2, logger=board, num_sanity_val_steps=2, callbacks=callbacks)
+        run.fit(METHODS[name](data), datamodule=data)
 
-found, read = {}, {}
-for name, build in METHODS.items():
-    L.seed_everything(2, verbose=False)
-    data = DATA[name]()
-    method, rows = build(data), Rows()
-    trainer = L.Trainer(
-        accelerator="cpu", devices=2, strategy="ddp", max_steps=3, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, limit_val_batches=2,
-        callbacks=[RandomState(), rows],
-    )
-    trainer.fit(method, datamodule=data)
-    trainer.save_checkpoint(f"{name}.ckpt", weights_only=False)
-    found[name], read[name] = method.state_dict(), rows.read
-    if name == "language-model":
-        again = build(data)
-        again.on_load_checkpoint(torch.load("language-model.ckpt", weights_only=True))
-        for one, other in zip(method.states["train"], again.states["train"]):
-            assert torch.equal(one, other)
-    torch.save((found, read), f"{sys.argv[2]}.{trainer.global_rank}")
-
-# What is drawn by one process is measured by both.
-for name, pictures in (("sets", SetPictures()), ("classifier", Pictures())):
-    data = DATA[name]()
-    method = METHODS[name](data)
-    trainer = L.Trainer(
-        accelerator="cpu", devices=2, strategy="ddp", max_steps=2, logger=TensorBoardLogger("boards", name),
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, callbacks=[RandomState(), pictures],
-    )
-    trainer.fit(method, datamodule=data)
+with two_processes():
+    main()
 """
 
 
 @pytest.mark.slow
-def test_two_processes_read_different_sequences_and_keep_equal_parameters(tmp_path):
+def test_two_processes_read_different_sequences_and_keep_equal_parameters(start, tmp_path):
     (tmp_path / "two.py").write_text(PROCESSES)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "two.py"]
-    done = subprocess.run(
-        [*command, os.path.dirname(__file__), "found"], cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    done = start(tmp_path / "two.py", tmp_path, Path(__file__).parent)
     assert done.returncode == 0, done.stderr
     (first, one), (second, other) = (torch.load(tmp_path / f"found.{rank}", weights_only=True) for rank in range(2))
     assert set(first) == set(METHODS)

@@ -20,13 +20,15 @@ import dlkit
 from dlkit.processes import accelerator
 
 EQUAL = """
-import sys, warnings
+import contextlib, sys, warnings
 warnings.simplefilter("ignore")
+sys.path.insert(0, sys.argv[3])
 import lightning as L, torch
 import dlkit
 from datamodules import Digits
 from dlkit.callbacks import RandomState
 from dlkit.nn.deep_sets import MemberNorm
+from training import two_processes
 
 class QuietVAE(dlkit.VAE):
     def reparameterize(self, mean, log_sigma):
@@ -63,48 +65,47 @@ METHODS = {
     "gan-batch-norm": batch_norm_gan,
     "wgan-gp": lambda: dlkit.WGAN(shape, 4, critic_steps=2, hidden_dims=(16,)),
 }
-processes, target = int(sys.argv[1]), sys.argv[2]
-found = {}
-for name, build in METHODS.items():
-    L.seed_everything(2, verbose=False)
-    method = build()
-    ddp = "ddp_find_unused_parameters_true" if isinstance(method, dlkit.AdversarialMethod) else "ddp"
-    trainer = L.Trainer(
-        accelerator="cpu", devices=processes, strategy=ddp if processes > 1 else "auto", max_epochs=2, logger=False,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
-        callbacks=[RandomState()],
-    )
-    trainer.fit(method, datamodule=Digits(batch_size=200 // processes, val_size=237))
-    noise = torch.rand(4)
-    found[name] = (method.state_dict(), {k: float(v) for k, v in trainer.callback_metrics.items() if "val/" in k}, noise)
 
-# Five members of sets, which all fall to the first process, and then three and two of them.
-norm = MemberNorm(3)
-members = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(7)) + 100
-rank, steps = trainer.global_rank, []
-for batch, first in zip(members, (5, 3)):
-    share = batch[:] if processes == 1 else batch[:first] if rank == 0 else batch[first:]
-    share.requires_grad_()
-    normalized = norm(share)
-    normalized.pow(3).sum().backward()
-    steps.append({"normalized": normalized.detach(), "derivative": share.grad})
-found["members"] = steps, norm.state_dict()
-torch.save(found, f"{target}.{trainer.global_rank}")
+def members(rank, processes):
+    # Of five members of sets, all are in the first process, and then three.
+    norm, steps = MemberNorm(3), []
+    for first, batch in zip((5, 3), torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(7)) + 100):
+        share = (batch if processes == 1 else batch[:first] if rank == 0 else batch[first:]).requires_grad_()
+        normalized = norm(share)
+        normalized.pow(3).sum().backward()
+        steps.append({"normalized": normalized.detach(), "derivative": share.grad})
+    return steps, norm.state_dict()
+
+def main(processes, target):
+    found = {}
+    for name, build in METHODS.items():
+        L.seed_everything(2, verbose=False)
+        method = build()
+        ddp = "ddp_find_unused_parameters_true" if isinstance(method, dlkit.AdversarialMethod) else "ddp"
+        trainer = L.Trainer(
+            accelerator="cpu", devices=processes, strategy=ddp if processes > 1 else "auto", max_epochs=2, logger=False,
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+            callbacks=[RandomState()],
+        )
+        trainer.fit(method, datamodule=Digits(batch_size=200 // processes, val_size=237))
+        noise = torch.rand(4)
+        measured = {name: float(value) for name, value in trainer.callback_metrics.items() if "val/" in name}
+        found[name] = method.state_dict(), measured, noise
+    found["members"] = members(trainer.global_rank, processes)
+    torch.save(found, f"{target}.{trainer.global_rank}")
+
+with two_processes() if sys.argv[1] == "2" else contextlib.nullcontext():
+    main(int(sys.argv[1]), sys.argv[2])
 """
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
+def results(tmp_path_factory, start):
     """(parameters, validation metrics, a random draw) by method: of one process, and of each of two with half the batch."""
     folder = tmp_path_factory.mktemp("processes")
     (folder / "equal.py").write_text(EQUAL)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    for command, processes in (([sys.executable], 1), (two, 2)):
-        done = subprocess.run(
-            [*command, "equal.py", str(processes), f"{processes}"],
-            cwd=folder, env=environment, capture_output=True, text=True, timeout=300,
-        )  # fmt: skip
+    for processes in (1, 2):
+        done = start(folder / "equal.py", folder, processes, processes, Path(__file__).parent)
         assert done.returncode == 0, done.stderr
     return [torch.load(folder / name, weights_only=True) for name in ("1.0", "2.0", "2.1")]
 

@@ -1,6 +1,11 @@
-"""A Trainer that writes nothing, and callbacks that tests of training share."""
+"""A Trainer that writes nothing, two processes, and callbacks that tests of training share."""
 
 from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
 
 import lightning as L
 
@@ -16,6 +21,23 @@ def trainer(**arguments):
         **arguments,
     }
     return L.Trainer(**settings)
+
+
+@contextlib.contextmanager
+def two_processes() -> Iterator[None]:
+    """What is within is run by this process and by a copy of it, as the two that `torch.distributed.run` would have started.
+
+    Raises:
+        RuntimeError: the copy failed.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), NODE_RANK="0")
+    second = os.fork()
+    os.environ["LOCAL_RANK"] = "0" if second else "1"
+    yield
+    if second and os.waitpid(second, 0)[1]:
+        raise RuntimeError("the second process failed, as it says above")
 
 
 class Losses(L.Callback):

@@ -80,6 +80,8 @@ def test_a_recipe_trains_and_is_tested_for_a_step(name, tmp_path, monkeypatch, c
     monkeypatch.setattr(MNIST, "load", lambda self: {part: few(part, found) for part, found in load_mnist(self).items()})
     monkeypatch.setattr("dlkit.flows.lattice.HMC", {"num_steps": 4, "step_size": 0.1, "num_leapfrog": 2, "warmup": 2})
     monkeypatch.setattr("dlkit.callbacks.pictures.CHAIN", 500)
+    monkeypatch.setattr("dlkit.callbacks.densities.CELLS", 40)
+    monkeypatch.setattr("dlkit.callbacks.densities.BETWEEN", 1)
     monkeypatch.setattr("datamodules.digit_sum.TEST_SETS", 50)
     read = parallel_text.read_pair
     monkeypatch.setattr(parallel_text, "read_pair", lambda *names: tuple(lines[:500] for lines in read(*names)))

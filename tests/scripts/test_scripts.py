@@ -40,7 +40,9 @@ def test_samples_are_written_as_a_picture_and_as_numbers(fit, tmp_path):
 
 
 def test_a_class_that_a_method_does_not_know_is_named(fit):
-    assert fit("conditional-flow-moons", *QUICK, "--trainer.limit_train_batches", 1).returncode == 0
+    assert (
+        fit("conditional-flow-moons", *QUICK, "--trainer.limit_train_batches", 1, "--trainer.callbacks", "[]").returncode == 0
+    )
     checkpoint = "lightning_logs/conditional-flow-moons/version_0/checkpoints/last.ckpt"
     refused = fit(checkpoint, "--labels", 0, 2, script=SCRIPTS / "sample.py")
     assert refused.returncode == 1
@@ -91,9 +93,20 @@ def test_a_file_that_is_no_checkpoint_gets_one_sentence(fit, tmp_path, script):
         assert "Traceback" not in done.stderr
 
 
+def quick_benchmark(folder, section, sizes):
+    """A script that is scripts/benchmark.py with a section's rivals smaller; its path."""
+    script = folder / "benchmark.py"
+    script.write_text(
+        f"import runpy, sys\nsys.path[0] = {str(SCRIPTS)!r}\nfrom benchmarks import {section}\n{sizes}\n"
+        f"runpy.run_path({str(SCRIPTS / 'benchmark.py')!r}, run_name='__main__')\n"
+    )
+    return script
+
+
 def test_the_benchmark_measures_each_rival_in_turn_and_names_those_that_are_absent(fit, tmp_path):
     quick = ("--repeats", 2, "--steps", 1, "--threads", 1)
-    done = fit("adversarial", *quick, "--json", "rows.json", script=SCRIPTS / "benchmark.py")
+    script = quick_benchmark(tmp_path, "adversarial", "adversarial.BATCH_SIZE, adversarial.WIDTH = 4, 2")
+    done = fit("adversarial", *quick, "--json", "rows.json", script=script)
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "rows.json").read_text())
     lines = done.stdout.splitlines()[2:]
@@ -128,7 +141,9 @@ def test_both_graph_networks_of_the_benchmark_give_the_same(monkeypatch):
 def test_flows_are_measured_against_each_library_and_those_that_are_absent_or_cannot_compile_are_named(fit, tmp_path):
     quick = ("--repeats", 2, "--steps", 1, "--threads", 1)
     written = ("--json", "rows.json", "--table", "a/speed.md")
-    done = fit("flows", *quick, *written, script=SCRIPTS / "benchmark.py", TORCH_COMPILE_DISABLE="1")
+    sizes = "flows.AFFINE = flows.SPLINE = flows.MAF = flows.Sizes(16, 2, 16)\nflows.DEPTHS, flows.WIDTHS = (2, 4), (16, 32)"
+    script = quick_benchmark(tmp_path, "flows", sizes)
+    done = fit("flows", *quick, *written, script=script, TORCH_COMPILE_DISABLE="1")
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "rows.json").read_text())
     table = (tmp_path / "a" / "speed.md").read_text().splitlines()

@@ -91,7 +91,7 @@ def test_letters_and_context_tell_what_words_alone_do_not(data):
 
     def accuracies(method):
         trainer = L.Trainer(
-            accelerator="cpu", max_epochs=3, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            accelerator="cpu", max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False,
             enable_model_summary=False,
         )  # fmt: skip
         trainer.fit(method, datamodule=data)

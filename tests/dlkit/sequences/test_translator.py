@@ -140,7 +140,7 @@ def test_attention_is_over_the_words_of_the_sentence(data):
 def test_it_learns_dates_and_a_checkpoint_translates_by_itself(data, tmp_path):
     L.seed_everything(1, verbose=False)
     method = translator(ParallelText(), embedding_dim=32, hidden_size=64, learning_rate=5e-3)
-    run = trainer(max_epochs=3, gradient_clip_val=1.0)
+    run = trainer(max_epochs=2, gradient_clip_val=1.0)
     run.fit(method, datamodule=ParallelText())
     run.save_checkpoint(tmp_path / "a.ckpt", weights_only=False)
     sources, references = data.pairs("test")
