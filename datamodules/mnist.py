@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from datamodules.base import Binarize, ImageData, data_root, fetch
+from datamodules.base import Binarize, ImageData, data_root, fetch, not_negative
 from dlkit.batches import Examples
 
 SIZE = 28  # height and width of the pictures in the files
@@ -92,10 +92,8 @@ class MNIST(ImageData):
         pad: int = 0,
     ) -> None:
         super().__init__(batch_size, val_size, split_seed, binarize, shift)
-        if pad < 0:
-            raise ValueError(f"pad={pad}: give 0 or more pixels")
         self.root = root
-        self.pad = pad
+        self.pad = not_negative("pad", pad, "pixels")
         self.data_shape = (1, SIZE + 2 * pad, SIZE + 2 * pad)
 
     def prepare_data(self) -> None:

@@ -166,7 +166,8 @@ def print_recipe_help(path: Path, program: str) -> None:
         print(f"--{section}: {class_path}")
         for name, described in class_fields(class_path).items():
             print(f"  --{section}.{name}: {described}")
-    print("--trainer: lightning.Trainer, see its documentation; --checkpoint.every_n_seconds, --pictures.every_n_epochs")
+    print("--trainer: lightning.Trainer, see its documentation; --checkpoint.monitor, --checkpoint.mode,")
+    print("--checkpoint.every_n_seconds, --pictures.every_n_epochs")
 
 
 def runs_of(recipe: str) -> list[Path]:
@@ -221,6 +222,8 @@ def dispatch(arguments: list[str], program: str) -> int:
             raise CommandLineError(f"cp takes a recipe and a file\nfor example: {program} cp vae-digits my.yaml")
         return copy_recipe(recipe, Path(arguments[0]))
     path = find_recipe(recipe) if recipe else config_argument(arguments, program)
+    if {"--config", "-c"} & set(options_of(arguments)):
+        raise CommandLineError(f"--config names a second file beside {recipe or path}\nput its settings into one file: see cp")
     if "-h" in arguments or "--help" in arguments:
         print_recipe_help(path, program)
         return 0
@@ -344,7 +347,7 @@ def newest_run(name: str, command: str, path: Path, arguments: list[str]) -> tup
 def options_of(arguments: list[str]) -> Iterator[str]:
     """The names of the options in a command, without values."""
     for argument in arguments:
-        if argument.startswith("--"):
+        if argument.startswith("--") or argument == "-c":
             yield argument.partition("=")[0]
 
 

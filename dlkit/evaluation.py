@@ -21,7 +21,7 @@ from PIL import Image
 import dlkit
 from dlkit.callbacks import Quality, RandomState, Translations
 from dlkit.callbacks.drawing import grid, is_image, square
-from dlkit.errors import USER_ERRORS, CommandLineError, NonFiniteError, explain
+from dlkit.errors import USER_ERRORS, CommandLineError, NonFiniteError, explain, short_of_memory
 from dlkit.processes import accelerator, keep_freed_memory, write_whole
 from dlkit.protocols import FitsLatentDensity, HasBaselines, HasTrivialBaselines, Samples
 
@@ -56,6 +56,10 @@ def explain_errors(main: Callable[[], None]) -> int:
     try:
         main()
     except (*USER_ERRORS, CommandLineError) as error:
+        return explain(error)
+    except (RuntimeError, MemoryError) as error:
+        if not short_of_memory(error):
+            raise
         return explain(error)
     return 0
 
@@ -208,7 +212,7 @@ def measure(
     target: Path | None,
     overrides: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Runs validation or test, adds the baselines, prints a table and writes it as JSON: see `evaluate`.
+    """Runs validation or test; the first process adds the baselines, prints a table and writes it as JSON: see `evaluate`.
 
     Args:
         overrides: what the command line changed of the run's settings, for the file.
@@ -216,10 +220,15 @@ def measure(
     run = trainer.test if split == "test" else trainer.validate
     found = run(method, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False)
     if not found:
-        raise ValueError(f"{type(data).__name__} has no {split} split: set --data.val_size, or measure the test split")
+        mend = (
+            "set --data.val_size, or measure the test split" if split == "val" else "give --trainer.limit_test_batches above 0"
+        )
+        raise ValueError(f"{type(data).__name__} gives no examples of the {split} split: {mend}")
     metrics = dict(found[0])
     if not math.isfinite(metrics.get(f"{split}/loss", 0.0)):
         raise NonFiniteError(f"{split}/loss is {metrics[f'{split}/loss']}: look for values in the data that are not finite")
+    if not trainer.is_global_zero:
+        return metrics
     if split == "test":
         metrics.update(baselines(method, data))
         if isinstance(data, HasTrivialBaselines):

@@ -11,6 +11,8 @@ import torch
 
 import dlkit
 
+OTHER_NETWORK = "Error(s) in loading state_dict"  # how torch's message begins where the names or shapes of parameters differ
+
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Reads a checkpoint without letting it run code.

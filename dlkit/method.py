@@ -21,7 +21,7 @@ from dlkit.adam import Adam
 from dlkit.batches import Examples
 from dlkit.errors import NonFiniteError
 from dlkit.finite import FiniteWatch
-from dlkit.loading import read_checkpoint
+from dlkit.loading import OTHER_NETWORK, read_checkpoint
 
 Terms = dict[str, Tensor]
 Schedule = Literal["constant", "linear", "cosine"]
@@ -90,6 +90,14 @@ class Method(L.LightningModule):
         else:
             super().__setattr__(name, value)
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        # Lightning's `dtype` and `device` know of a conversion of the method alone, not of a module that it is a part of.
+        found = super()._apply(fn, recurse)
+        parameter = next((parameter for parameter in self.parameters() if parameter.is_floating_point()), None)
+        if parameter is not None:
+            self._dtype, self._device = parameter.dtype, parameter.device
+        return found
+
     def __getstate__(self) -> dict[str, Any]:
         # A copy is not compiled: what was compiled would go on with the original's parameters.
         return {name: value for name, value in super().__getstate__().items() if name not in self.compiled_functions}
@@ -107,18 +115,15 @@ class Method(L.LightningModule):
         """
         if self.reads is None or isinstance(batch, self.reads):
             return batch
+        if self.reads is Examples and type(batch) in (list, tuple) and len(batch) in (1, 2):
+            return Examples(*batch)
         # A subclass with a loss of its own reads what it likes, unless it says so too.
         own = next(vars(kind) for kind in type(self).__mro__ if {"reads", "loss"} & vars(kind).keys())
-        reads = own.get("reads")
-        if reads is None:
-            return batch
-        if reads is Examples and type(batch) in (list, tuple) and len(batch) in (1, 2):
-            return Examples(*batch)
-        if type(batch).__module__ != Examples.__module__:
+        if own.get("reads") is None or type(batch).__module__ != Examples.__module__:
             return batch
         raise ValueError(
-            f"{type(self).__name__} learns from batches of {reads.__name__} and was given {type(batch).__name__}: choose data "
-            f"that gives dlkit.batches.{reads.__name__}"
+            f"{type(self).__name__} learns from batches of {self.reads.__name__} and was given {type(batch).__name__}: choose "
+            f"data that gives dlkit.batches.{self.reads.__name__}"
         )
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -174,7 +179,7 @@ class Method(L.LightningModule):
             return
         self._watch.see(self.global_step, {"loss": loss, **terms})
         if loss.is_cpu or self.writes_now:
-            self._watch.check()
+            self._watch.check(together=not loss.is_cpu)
 
     def configure_optimizers(self) -> Any:
         """Adam with the method's schedule."""
@@ -206,21 +211,24 @@ class Method(L.LightningModule):
         """Optimizer steps of the whole run.
 
         Raises:
-            ValueError: the Trainer was given no end.
+            ValueError: the Trainer was given no end, or one in epochs of unknown length.
         """
         trainer = self.trainer
         limits = [trainer.max_steps] if trainer.max_steps > 0 else []
-        if trainer.max_epochs is not None and trainer.max_epochs >= 0:
+        if trainer.max_epochs is not None and trainer.max_epochs >= 0 and math.isfinite(trainer.num_training_batches):
             limits.append(trainer.max_epochs * math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches))
         if not limits:
-            raise ValueError(f"schedule={self.schedule!r} ends with the run: set trainer.max_epochs or trainer.max_steps")
+            raise ValueError(
+                f"schedule={self.schedule!r} ends with the run: set trainer.max_steps, or trainer.max_epochs for data that has "
+                f"a length"
+            )
         return min(limits)
 
     # Checkpoints -----------------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Writes whose checkpoint it is, after making sure that it is worth keeping."""
-        self._watch.check()
+        self._watch.check(together=self.device.type != "cpu")
         for name, parameter in self.named_parameters():
             if not parameter.isfinite().all():
                 raise NonFiniteError(
@@ -259,7 +267,7 @@ class Method(L.LightningModule):
         try:
             return super().load_from_checkpoint(checkpoint_path, map_location=map_location, weights_only=True, **kwargs).eval()
         except RuntimeError as error:
-            if "Error(s) in loading state_dict" not in str(error):
+            if OTHER_NETWORK not in str(error):
                 raise
             mend = f"leave out {' and '.join(sorted(kwargs))}" if kwargs else "go back to the code that wrote it"
             raise ValueError(f"{checkpoint_path} holds another network than {cls.__name__} builds: {mend}") from error

@@ -26,11 +26,11 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from dlkit.callbacks import Checkpoints, Compile, FinalValidation, Pictures, Progress, RandomState, Summary
 from dlkit.callbacks.summary import writer
 from dlkit.cli import LINKED, LINKED_ALWAYS, LOGS, next_version, options_of, recipes, tidy
-from dlkit.errors import USER_ERRORS, CommandLineError, explain
+from dlkit.errors import USER_ERRORS, CommandLineError, explain, short_of_memory
 from dlkit.evaluation import measure, silence_nags
-from dlkit.loading import read_checkpoint
+from dlkit.loading import OTHER_NETWORK, read_checkpoint
 from dlkit.method import Method
-from dlkit.processes import accelerator, keep_freed_memory, write_whole
+from dlkit.processes import accelerator, keep_freed_memory, world, write_whole
 from dlkit.settings import check_fields, choose_classes, parameters
 
 register_type(torch.device, fail_already_registered=False)  # or config.yaml could not name a callback's
@@ -140,7 +140,9 @@ class DlkitCLI(LightningCLI):
                 )
         seed = self._get(self.config, "seed_everything")
         summary = Summary(self.name, seed, self.overrides)
-        kwargs["callbacks"] = [*(config["callbacks"] or []), RandomState(), FinalValidation(), summary]
+        own = config["callbacks"] or []
+        own = own if isinstance(own, list) else [own]
+        kwargs["callbacks"] = [*own, RandomState(), FinalValidation(), summary]
         if config["enable_progress_bar"] is not False:
             kwargs["callbacks"].append(Progress())
         return super().instantiate_trainer(**kwargs)
@@ -230,8 +232,12 @@ def run(
         if command == "fit" and version is None:
             forget(cli.trainer)
         return explain(error)
-    except RuntimeError as error:
-        if checkpoint and "Error(s) in loading state_dict" in str(error):
+    except (RuntimeError, MemoryError) as error:
+        if short_of_memory(error):
+            return explain(error)
+        if world()[1] > 1 and "by peer" in str(error):  # "Connection closed by peer", among much else
+            return explain(RuntimeError("another process of this run has failed and says above or below why: mend that"))
+        if checkpoint and OTHER_NETWORK in str(error):
             changed = [option for option in options_of(arguments) if option.startswith(("--model", "--data"))]
             mend = f"leave out {' and '.join(changed)}" if changed else "go back to the code and config.yaml that wrote it"
             return explain(ValueError(f"{checkpoint} holds another network than the one that was built: {mend}"))
@@ -311,14 +317,22 @@ def fit(cli: DlkitCLI, checkpoint: Path | None) -> None:
         print(f"watch it with: tensorboard --logdir {LOGS}")
     trainer.fit(method, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
     folder = trainer.log_dir
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        # Left to the interpreter's exit, the group's threads can abort the process after all is done.
-        trainer.strategy.barrier()
-        torch.distributed.destroy_process_group()
+    end_together(trainer)
+    if not trainer.global_step:
+        raise ValueError(
+            "not one step was trained: give --trainer.max_epochs, --trainer.max_steps and --trainer.limit_train_batches above 0"
+        )
     if first and folder is not None:
         metrics = {key: value for key, value in trainer.callback_metrics.items() if key.startswith("val/")}
         print(f"finished: {folder}")
         print("  ".join(f"{key} {float(value):.4g}" for key, value in sorted(metrics.items())) or NO_VALIDATION)
+
+
+def end_together(trainer: L.Trainer) -> None:
+    """Waits for all processes. Left to the interpreter's exit, the group's threads can abort one after all is done."""
+    if world()[1] > 1:
+        trainer.strategy.barrier()
+        torch.distributed.destroy_process_group()
 
 
 def evaluate(cli: DlkitCLI, command: str, checkpoint: Path | None) -> None:
@@ -328,3 +342,4 @@ def evaluate(cli: DlkitCLI, command: str, checkpoint: Path | None) -> None:
     target = None if cli.trainer.fast_dev_run else checkpoint.parent.parent / f"{command}.json"  # pyright: ignore[reportAttributeAccessIssue]
     split = "test" if command == "test" else "val"
     measure(cli.trainer, cli.model, cli.datamodule, split, checkpoint, str(checkpoint), target, cli.overrides)
+    end_together(cli.trainer)

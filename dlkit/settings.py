@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import lightning.pytorch.callbacks
 import yaml
 from lightning.pytorch.callbacks import LambdaCallback
 
@@ -85,10 +86,10 @@ def check_fields(classes: dict[str, type], config: dict[str, Any], arguments: li
         elif section not in SETTINGS:
             given.append(f"--{section}")
     refuse_calls(config)
-    trainer = config.get("trainer")
-    if not isinstance(trainer, dict | None):
-        raise CommandLineError(f"trainer is {trainer!r}, which is no section\ngive settings below it, such as max_epochs")
-    check_callbacks(trainer.get("callbacks") if trainer else None)
+    for section, field in (("trainer", "max_epochs"), ("checkpoint", "monitor"), ("pictures", "every_n_epochs")):
+        if not isinstance(config.get(section), dict | None):
+            raise CommandLineError(f"{section} is {config[section]!r}, no section\ngive settings below it, such as {field}")
+    check_callbacks((config.get("trainer") or {}).get("callbacks"))
     for option in given:
         section, _, field = option.removeprefix("--").partition(".")
         if option.startswith("--model.") and field in linked:
@@ -130,16 +131,17 @@ def refuse_calls(value: Any, where: str = "", inside: bool = False) -> None:
 
 
 def check_callbacks(entries: Any) -> None:
-    """Refuses callbacks of a file that do not exist, settings that they do not have, and functions, which run code.
+    """Refuses callbacks of a file, a list or one, that do not exist, settings that they lack, and functions, which run code.
 
     Raises:
         CommandLineError: naming it.
     """
-    for entry in entries if isinstance(entries, list) else []:
-        path, given = (entry.get("class_path"), entry.get("init_args")) if isinstance(entry, dict) else (None, None)
-        if not isinstance(path, str) or "." not in path:
-            continue  # the parser knows Lightning's callbacks by their short names, and refuses the rest
-        found = imported(path)
+    for entry in entries if isinstance(entries, list) else [entries]:
+        path, given = (entry.get("class_path"), entry.get("init_args")) if isinstance(entry, dict) else (entry, None)
+        if not isinstance(path, str):
+            continue  # the parser refuses it
+        # The parser knows Lightning's callbacks by their short names, and refuses other names without a package.
+        found = imported(path) if "." in path else getattr(lightning.pytorch.callbacks, path, None)
         if isinstance(found, type) and issubclass(found, LambdaCallback):
             raise CommandLineError(f"{path} calls functions, and a file that is opened runs no code\nuse it in Python instead")
         known = parameters(found) if callable(found) else {}

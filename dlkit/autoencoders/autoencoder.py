@@ -21,6 +21,7 @@ from dlkit.ability import ability
 from dlkit.batches import Examples
 from dlkit.checks import check_examples
 from dlkit.functional.linear_gaussian import largest_angle, pca, pca_mse
+from dlkit.functional.precision import single_or_better
 from dlkit.method import Method, Schedule, Terms
 from dlkit.nn.encoders import Decoder, Encoder, NetworkName, build_decoder, build_encoder
 
@@ -98,7 +99,7 @@ class Autoencoder(Method):
 
     def reconstruction_loss(self, x: Tensor, reconstruction: Tensor) -> tuple[Tensor, Terms]:
         """(1/N) sum_n |x_n - x^_n|^2, and the same divided by the number of elements of an example."""
-        loss = (x - reconstruction).square().sum() / len(x)
+        loss = (single_or_better(x) - reconstruction).square().sum() / len(x)
         return loss, {"mse": loss.detach() / math.prod(self.data_shape)}
 
     # Abilities -------------------------------------------------------------------------------------------------------

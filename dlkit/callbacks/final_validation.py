@@ -24,7 +24,9 @@ class FinalValidation(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if 0 < trainer.max_steps <= trainer.global_step:
+        by_steps = 0 < trainer.max_steps <= trainer.global_step
+        last = trainer.current_epoch + 1 == trainer.max_epochs and trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        if by_steps or (last and trainer.val_check_interval != 1.0):  # pyright: ignore[reportAttributeAccessIssue]
             if trainer.check_val_every_n_epoch:
                 trainer.check_val_every_n_epoch = 1
             trainer.should_stop = True  # Lightning validates where it was asked to stop, in the middle of an epoch as well

@@ -50,7 +50,7 @@ class Pictures(FirstExamples):
     configurations, correlations and Markov chain of a lattice. Nothing it does disturbs the random state of training.
 
     Args:
-        every_n_epochs: how often, counted in epochs; the last epoch is always drawn.
+        every_n_epochs: how often, counted in epochs; the last epoch of `max_epochs` or `max_steps` is always drawn.
         class_names: a name for each class, for legends.
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from typing import Any
@@ -35,7 +36,8 @@ class Progress(ProgressBar):
         self.enabled = True
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        endless = trainer.max_steps < 0 and trainer.max_epochs in (None, -1)
+        unknown = trainer.max_epochs in (None, -1) or math.isinf(trainer.num_training_batches)
+        endless = trainer.max_steps < 0 and unknown
         total = pl_module.total_steps() if isinstance(pl_module, Method) and not endless else None
         if self.enabled:
             self.bar = tqdm(

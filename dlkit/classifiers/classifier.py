@@ -18,6 +18,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibratio
 from dlkit.ability import ability
 from dlkit.batches import Examples
 from dlkit.checks import check_examples, check_labels
+from dlkit.functional.precision import single_or_better
 from dlkit.method import Method, Schedule, Terms
 from dlkit.nn.classifiers import ClassifierNetwork, ClassifierNetworkName, build_classifier
 
@@ -86,9 +87,9 @@ class Classifier(Method):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits: (batch, *data_shape) -> (batch, num_classes)."""
+        """Logits, in single precision or better: (batch, *data_shape) -> (batch, num_classes)."""
         check_examples(x, self.data_shape, "Classifier")
-        return self.network(x)
+        return single_or_better(self.network(x.to(self.dtype)))
 
     def loss(self, batch: Examples) -> tuple[Tensor, Terms]:
         y = check_labels(batch.y, self.num_classes, "Classifier")
@@ -101,7 +102,7 @@ class Classifier(Method):
         y = check_labels(batch.y, self.num_classes, "Classifier")
         logits = self(batch.x)
         self.record(stage, {"loss": F.cross_entropy(logits, y)}, batch)
-        probabilities = logits.float().softmax(1)
+        probabilities = logits.softmax(1)
         self.accuracy.update(probabilities, y)
         self.calibration.update(probabilities, y)
         self.log(f"{stage}/accuracy", self.accuracy, on_epoch=True, on_step=False)
@@ -116,7 +117,7 @@ class Classifier(Method):
     def features(self, x: Tensor) -> Tensor:
         """What the last linear layer sees: (batch, *data_shape) -> (batch, num_features)."""
         check_examples(x, self.data_shape, "Classifier")
-        return self.network.features(x)
+        return self.network.features(x.to(self.dtype))
 
     @ability
     def predict(self, x: Tensor) -> Tensor:

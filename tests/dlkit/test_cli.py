@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from conftest import FIT
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import dlkit
@@ -112,6 +113,14 @@ def test_the_end_of_a_run_is_validated_and_drawn_between_two_intervals(fit, tmp_
     assert [picture.step for picture in found.Images("samples/from_fixed_latents")][-1] == steps[-1] - 1  # counted from 0
     saved = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     assert saved["global_step"] == steps[-1]
+
+
+@pytest.mark.parametrize("interval", [5, 25])
+def test_the_end_of_a_run_is_validated_where_validation_is_counted_in_steps(fit, tmp_path, interval):
+    counted = ("--trainer.val_check_interval", interval, "--trainer.check_val_every_n_epoch", "null")
+    assert fit("vae-digits", "--trainer.max_epochs", 1, *counted).returncode == 0
+    steps = [scalar.step for scalar in events(tmp_path / "lightning_logs/vae-digits/version_0").Scalars("val/loss")]
+    assert steps == [*range(interval - 1, 17, interval), 17]  # counted from 0
 
 
 def test_runs_that_log_nothing_have_folders_of_their_own_and_are_resumed(fit, tmp_path):
@@ -373,11 +382,20 @@ CALL = {"class_path": "os.system", "init_args": {"command": "touch ran"}}
         {"class_path": "lightning.pytorch.callbacks.LambdaCallback", "init_args": {"on_fit_start": CALL}},
         {"class_path": "LambdaCallback", "init_args": {"on_fit_start": json.dumps(CALL)}},
         {"class_path": "lightning.pytorch.callbacks.LambdaCallback", "init_args": {"on_fit_start": "os.abort"}},
+        {"class_path": "LambdaCallback", "init_args": {"on_fit_start": "os.abort"}},
         {"class_path": "StochasticWeightAveraging", "init_args": {"swa_lrs": 0.1, "avg_fn": CALL}},
         "one.yaml",
         "several.yaml",
     ],
-    ids=["a call", "a call in a text", "a function", "a call of another class", "a file in a list", "a file"],
+    ids=[
+        "a call",
+        "a call in a text",
+        "a function",
+        "a function of a short name",
+        "a call of another class",
+        "a file in a list",
+        "a file",
+    ],
 )
 def test_no_file_has_a_function_called(fit, tmp_path, callback):
     config = yaml.safe_load(recipes()["vae-digits"].read_text())
@@ -391,14 +409,85 @@ def test_no_file_has_a_function_called(fit, tmp_path, callback):
     assert ("cannot be" if str(callback).endswith(".yaml") else "a file that is opened runs no code") in answer.stderr
     assert "Traceback" not in answer.stderr
     assert not (tmp_path / "ran").exists()
+    if isinstance(callback, dict):
+        config["trainer"]["callbacks"] = callback
+        (tmp_path / "alone.yaml").write_text(yaml.safe_dump(config))
+        assert "a file that is opened runs no code" in fit("--config", "alone.yaml", *QUICK).stderr
 
 
-def test_a_trainer_that_is_no_section_is_named(fit, tmp_path):
-    config = yaml.safe_load(recipes()["vae-digits"].read_text())
-    (tmp_path / "bad.yaml").write_text(yaml.safe_dump({**config, "trainer": 3}))
-    answer = fit("--config", "bad.yaml")
-    assert answer.returncode == 2
-    assert "trainer is 3, which is no section" in answer.stderr
+def test_a_second_file_is_refused_since_nobody_has_looked_at_it(fit, tmp_path):
+    (tmp_path / "more.yaml").write_text("trainer: {max_epochs: 1}\n")
+    for option in (("--config", "more.yaml"), ("--config=more.yaml",), ("-c", "more.yaml")):
+        for first in (("vae-digits",), ("--config", "more.yaml")):
+            answer = fit(*first, *option)
+            assert answer.returncode == 2 and "--config names a second file beside" in answer.stderr
+
+
+def test_one_callback_needs_no_list(fit):
+    averaging = "{class_path: dlkit.callbacks.ExponentialMovingAverage, init_args: {decay: 0.9}}"
+    assert fit("vae-digits", *QUICK, "--trainer.callbacks", averaging).returncode == 0
+
+
+def test_a_section_that_is_no_section_is_named(fit, tmp_path):
+    for line, named in (
+        ("checkpoint: 3", "checkpoint is 3"),
+        ("pictures: [1]", "pictures is [1]"),
+        ("trainer: 3", "trainer is 3"),
+    ):
+        (tmp_path / "bad.yaml").write_text(f"model: dlkit.VAE\ndata: datamodules.Digits\n{line}\n")
+        answer = fit("--config", "bad.yaml")
+        assert answer.returncode == 2 and f"{named}, no section" in answer.stderr
+
+
+def test_a_run_that_trains_nothing_says_so_and_is_not_the_one_to_resume(fit):
+    assert fit("vae-digits", *QUICK).returncode == 0
+    for limit in ("--trainer.limit_train_batches", "--trainer.max_epochs", "--trainer.max_steps"):
+        answer = fit("vae-digits", limit, 0)
+        assert answer.returncode == 1 and "not one step was trained" in answer.stderr
+    assert "version_0" in fit("vae-digits", "--resume", "--trainer.max_epochs", 3).stdout
+    answer = fit("test", "vae-digits", "--trainer.limit_test_batches", 0)
+    assert (
+        answer.returncode == 1 and "no examples of the test split: give --trainer.limit_test_batches above 0" in answer.stderr
+    )
+
+
+def test_more_memory_than_there_is_is_a_sentence(fit):
+    huge = ("--model.importance_samples", 10**10, "--data", "datamodules.Digits")
+    answer = fit("iwae-mnist", *huge)
+    assert answer.returncode == 1 and "there is not enough memory: ask for less at once" in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert fit("vae-digits", *QUICK).returncode == 0
+    checkpoint = "lightning_logs/vae-digits/version_0/checkpoints/last.ckpt"
+    answer = fit(checkpoint, "--number", 10**12, script=FIT.with_name("sample.py"))
+    assert answer.returncode == 1 and "there is not enough memory: ask for less at once" in answer.stderr
+
+
+ENDLESS = """
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+from dlkit.batches import Examples
+import lightning as L
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter([Examples(torch.rand(8, 1, 8, 8))] * 3)
+
+class Streamed(L.LightningDataModule):
+    data_shape = (1, 8, 8)
+
+    def train_dataloader(self):
+        return DataLoader(Stream(), batch_size=None)
+"""
+
+
+def test_data_without_a_length_are_trained_on(fit, tmp_path):
+    (tmp_path / "mine.py").write_text(ENDLESS)
+    streamed = ("vae-digits", "--data", "mine.Streamed", "--trainer.max_epochs", 2)
+    done = fit(*streamed, "--model.schedule", "constant")
+    assert done.returncode == 0, done.stderr
+    assert "epoch 2/2" in done.stderr
+    done = fit(*streamed)
+    assert done.returncode == 1 and "set trainer.max_steps, or trainer.max_epochs for data that has a length" in done.stderr
 
 
 def test_a_checkpoint_of_another_method_or_without_its_parts_is_refused(fit, tmp_path):

@@ -116,6 +116,22 @@ def test_a_method_trains_and_is_tested_wholly_in_another_precision(name, precisi
         )
 
 
+@every_method
+def test_a_loss_is_in_single_precision_where_the_networks_are_not(name):
+    method = METHODS[name]().to(torch.bfloat16)
+    x, y = next(iter(Digits(batch_size=8).batches("train")))
+    loss, terms = method.loss(Examples(x.bfloat16(), y))
+    assert loss.dtype == torch.float32
+    assert {term.dtype for term in terms.values()} <= {torch.float32}
+
+
+def test_a_method_inside_another_module_knows_the_precision_that_it_was_given_there():
+    method = METHODS["autoencoder"]()
+    torch.nn.ModuleList([method]).double()
+    assert method.dtype == torch.float64
+    assert method.reconstruct(torch.rand(2, 1, 8, 8)).dtype == torch.float64
+
+
 @pytest.mark.parametrize("labels", [False, True])
 def test_pytorch_s_loader_of_tensors_is_read_as_examples(labels):
     x, y = torch.rand(8, 1, 8, 8), torch.arange(8)
@@ -137,7 +153,10 @@ def test_a_loss_of_one_s_own_reads_what_it_likes():
 
     x = torch.rand(8, 1, 8, 8)
     pairs, draws = [x, x], Draws(torch.zeros(8, dtype=torch.int64))
-    assert OfPairs((1, 8, 8), 4).as_read(pairs) is pairs and OfPairs((1, 8, 8), 4).as_read(draws) is draws
+    of_pairs = OfPairs((1, 8, 8), 4)
+    assert of_pairs.as_read(draws) is draws
+    loss, _ = of_pairs.loss(of_pairs.as_read(pairs))
+    assert loss.isfinite()
     for method in (dlkit.Autoencoder((1, 8, 8), 4), dlkit.DenoisingAutoencoder((1, 8, 8), 4)):
         assert isinstance(method.as_read(pairs), Examples)
         with pytest.raises(
@@ -290,7 +309,7 @@ def test_a_falling_schedule_ends_at_zero_with_the_run(schedule):
 
 def test_a_falling_schedule_without_an_end_is_refused():
     method = dlkit.Autoencoder((1, 8, 8), 2, "linear", schedule="linear")
-    with pytest.raises(ValueError, match=r"schedule='linear' ends with the run: set trainer\.max_epochs or trainer\.max_steps"):
+    with pytest.raises(ValueError, match=r"schedule='linear' ends with the run: set trainer\.max_steps, or"):
         trainer(max_epochs=-1).fit(method, datamodule=Digits())
 
 

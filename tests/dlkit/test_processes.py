@@ -160,6 +160,35 @@ def test_the_command_line_trains_on_two_processes(fit, tmp_path):
     assert done.returncode == 0, done.stderr
     assert [path.name for path in (tmp_path / "lightning_logs/vae-digits").iterdir()] == ["version_0"]
     assert dlkit.load(tmp_path / "lightning_logs/vae-digits/version_0/checkpoints/last.ckpt").sample(1).shape == (1, 1, 8, 8)
+    tested = fit("test", "vae-digits", "--trainer.devices", 2, "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu")
+    assert tested.returncode == 0, tested.stderr
+    assert tested.stdout.count("test/loss") == 1
+    assert (tmp_path / "lightning_logs/vae-digits/version_0/test.json").is_file()
+
+
+BROKEN = """
+import os
+import dlkit
+
+class Broken(dlkit.Autoencoder):
+    # One process meets a NaN.
+    def loss(self, batch):
+        loss, terms = super().loss(batch)
+        return loss * (float("nan") if os.environ.get("LOCAL_RANK") == "1" and self.global_step == 3 else 1), terms
+"""
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_in_one_process_stops_both_with_a_sentence(fit, tmp_path):
+    (tmp_path / "mine.py").write_text(BROKEN)
+    done = fit(
+        "autoencoder-digits", "--model", "mine.Broken", "--trainer.devices", 2, "--trainer.strategy", "ddp",
+        "--trainer.accelerator", "cpu", "--trainer.max_epochs", 2,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "the term 'mse' of the loss is not finite at step 3" in done.stderr or "'loss'" in done.stderr
+    assert "another process of this run has failed" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow
