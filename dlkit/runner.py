@@ -330,7 +330,7 @@ def fit(cli: DlkitCLI, checkpoint: Path | None) -> None:
 
 def end_together(trainer: L.Trainer) -> None:
     """Waits for all processes. Left to the interpreter's exit, the group's threads can abort one after all is done."""
-    if world()[1] > 1:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
         trainer.strategy.barrier()
         torch.distributed.destroy_process_group()
 
