@@ -222,7 +222,7 @@ def dispatch(arguments: list[str], program: str) -> int:
             raise CommandLineError(f"cp takes a recipe and a file\nfor example: {program} cp vae-digits my.yaml")
         return copy_recipe(recipe, Path(arguments[0]))
     path = find_recipe(recipe) if recipe else config_argument(arguments, program)
-    if {"--config", "-c"} & set(options_of(arguments)):
+    if any(argument.startswith("-c") or argument.partition("=")[0] == "--config" for argument in arguments):
         raise CommandLineError(f"--config names a second file beside {recipe or path}\nput its settings into one file: see cp")
     if "-h" in arguments or "--help" in arguments:
         print_recipe_help(path, program)
@@ -347,7 +347,7 @@ def newest_run(name: str, command: str, path: Path, arguments: list[str]) -> tup
 def options_of(arguments: list[str]) -> Iterator[str]:
     """The names of the options in a command, without values."""
     for argument in arguments:
-        if argument.startswith("--") or argument == "-c":
+        if argument.startswith("--"):
             yield argument.partition("=")[0]
 
 

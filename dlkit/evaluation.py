@@ -91,6 +91,7 @@ def measures_of(checkpoint: Path) -> list[L.Callback]:
     _, config = configuration(checkpoint)
     measures = {f"{place}.{kind.__name__}": kind for kind in MEASURES for place in ("dlkit.callbacks", kind.__module__)}
     callbacks = (config.get("trainer") or {}).get("callbacks") or []
+    callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
     ours = [entry for entry in callbacks if isinstance(entry, dict) and entry.get("class_path") in measures]
     found = [measures[entry["class_path"]](**(entry.get("init_args") or {})) for entry in ours]
     if importlib.util.find_spec("sacrebleu") is None and any(isinstance(measure, Translations) for measure in found):

@@ -115,11 +115,12 @@ class Method(L.LightningModule):
         """
         if self.reads is None or isinstance(batch, self.reads):
             return batch
-        if self.reads is Examples and type(batch) in (list, tuple) and len(batch) in (1, 2):
-            return Examples(*batch)
-        # A subclass with a loss of its own reads what it likes, unless it says so too.
+        # A subclass with a loss of its own reads what it likes, unless it says so too. An [x, y] is its two parts all the same.
         own = next(vars(kind) for kind in type(self).__mro__ if {"reads", "loss"} & vars(kind).keys())
-        if own.get("reads") is None or type(batch).__module__ != Examples.__module__:
+        says = own.get("reads") is not None
+        if self.reads is Examples and type(batch) in (list, tuple) and len(batch) in ((1, 2) if says else (2,)):
+            return Examples(*batch)
+        if not says or type(batch).__module__ != Examples.__module__:
             return batch
         raise ValueError(
             f"{type(self).__name__} learns from batches of {self.reads.__name__} and was given {type(batch).__name__}: choose "

@@ -233,6 +233,8 @@ def run(
             forget(cli.trainer)
         return explain(error)
     except (RuntimeError, MemoryError) as error:
+        if command == "fit" and version is None:
+            forget(cli.trainer)
         if short_of_memory(error):
             return explain(error)
         if world()[1] > 1 and "by peer" in str(error):  # "Connection closed by peer", among much else

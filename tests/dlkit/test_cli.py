@@ -417,7 +417,8 @@ def test_no_file_has_a_function_called(fit, tmp_path, callback):
 
 def test_a_second_file_is_refused_since_nobody_has_looked_at_it(fit, tmp_path):
     (tmp_path / "more.yaml").write_text("trainer: {max_epochs: 1}\n")
-    for option in (("--config", "more.yaml"), ("--config=more.yaml",), ("-c", "more.yaml")):
+    options = ("--config", "more.yaml"), ("--config=more.yaml",), ("-c", "more.yaml"), ("-c=more.yaml",), ("-cmore.yaml",)
+    for option in options:
         for first in (("vae-digits",), ("--config", "more.yaml")):
             answer = fit(*first, *option)
             assert answer.returncode == 2 and "--config names a second file beside" in answer.stderr

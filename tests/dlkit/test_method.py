@@ -154,7 +154,7 @@ def test_a_loss_of_one_s_own_reads_what_it_likes():
     x = torch.rand(8, 1, 8, 8)
     pairs, draws = [x, x], Draws(torch.zeros(8, dtype=torch.int64))
     of_pairs = OfPairs((1, 8, 8), 4)
-    assert of_pairs.as_read(draws) is draws
+    assert of_pairs.as_read(draws) is draws and of_pairs.as_read([x]) == [x]
     loss, _ = of_pairs.loss(of_pairs.as_read(pairs))
     assert loss.isfinite()
     for method in (dlkit.Autoencoder((1, 8, 8), 4), dlkit.DenoisingAutoencoder((1, 8, 8), 4)):
