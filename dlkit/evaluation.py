@@ -24,6 +24,7 @@ from dlkit.callbacks.drawing import grid, is_image, square
 from dlkit.errors import USER_ERRORS, CommandLineError, NonFiniteError, explain, short_of_memory
 from dlkit.processes import accelerator, keep_freed_memory, write_whole
 from dlkit.protocols import FitsLatentDensity, HasBaselines, HasTrivialBaselines, Samples
+from dlkit.settings import callbacks_of
 
 MEASURES: tuple[type[L.Callback], ...] = (Quality, Translations)
 
@@ -90,8 +91,7 @@ def measures_of(checkpoint: Path) -> list[L.Callback]:
     """What a run measured beyond its method's own: its `dlkit.callbacks.Quality` and `Translations`, if it had them."""
     _, config = configuration(checkpoint)
     measures = {f"{place}.{kind.__name__}": kind for kind in MEASURES for place in ("dlkit.callbacks", kind.__module__)}
-    callbacks = (config.get("trainer") or {}).get("callbacks") or []
-    callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
+    callbacks = callbacks_of(config.get("trainer") or {})
     ours = [entry for entry in callbacks if isinstance(entry, dict) and entry.get("class_path") in measures]
     found = [measures[entry["class_path"]](**(entry.get("init_args") or {})) for entry in ours]
     if importlib.util.find_spec("sacrebleu") is None and any(isinstance(measure, Translations) for measure in found):

@@ -31,7 +31,7 @@ from dlkit.evaluation import measure, silence_nags
 from dlkit.loading import OTHER_NETWORK, read_checkpoint
 from dlkit.method import Method
 from dlkit.processes import accelerator, keep_freed_memory, world, write_whole
-from dlkit.settings import check_fields, choose_classes, parameters
+from dlkit.settings import callbacks_of, check_fields, choose_classes, parameters
 
 register_type(torch.device, fail_already_registered=False)  # or config.yaml could not name a callback's
 NO_VALIDATION = "no validation ran: there is no best.ckpt, and no pictures of examples"
@@ -140,9 +140,7 @@ class DlkitCLI(LightningCLI):
                 )
         seed = self._get(self.config, "seed_everything")
         summary = Summary(self.name, seed, self.overrides)
-        own = config["callbacks"] or []
-        own = own if isinstance(own, list) else [own]
-        kwargs["callbacks"] = [*own, RandomState(), FinalValidation(), summary]
+        kwargs["callbacks"] = [*callbacks_of(config), RandomState(), FinalValidation(), summary]
         if config["enable_progress_bar"] is not False:
             kwargs["callbacks"].append(Progress())
         return super().instantiate_trainer(**kwargs)

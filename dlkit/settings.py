@@ -89,7 +89,7 @@ def check_fields(classes: dict[str, type], config: dict[str, Any], arguments: li
     for section, field in (("trainer", "max_epochs"), ("checkpoint", "monitor"), ("pictures", "every_n_epochs")):
         if not isinstance(config.get(section), dict | None):
             raise CommandLineError(f"{section} is {config[section]!r}, no section\ngive settings below it, such as {field}")
-    check_callbacks((config.get("trainer") or {}).get("callbacks"))
+    check_callbacks(callbacks_of(config.get("trainer") or {}))
     for option in given:
         section, _, field = option.removeprefix("--").partition(".")
         if option.startswith("--model.") and field in linked:
@@ -130,13 +130,19 @@ def refuse_calls(value: Any, where: str = "", inside: bool = False) -> None:
                 refuse_calls(read, where, True)
 
 
-def check_callbacks(entries: Any) -> None:
-    """Refuses callbacks of a file, a list or one, that do not exist, settings that they lack, and functions, which run code.
+def callbacks_of(trainer: Any) -> list[Any]:
+    """The callbacks that a section `trainer` names, which are a list, or one alone, or none."""
+    callbacks = trainer.get("callbacks") or []
+    return callbacks if isinstance(callbacks, list) else [callbacks]
+
+
+def check_callbacks(entries: list[Any]) -> None:
+    """Refuses callbacks of a file that do not exist, settings that they lack, and functions, which run code.
 
     Raises:
         CommandLineError: naming it.
     """
-    for entry in entries if isinstance(entries, list) else [entries]:
+    for entry in entries:
         path, given = (entry.get("class_path"), entry.get("init_args")) if isinstance(entry, dict) else (entry, None)
         if not isinstance(path, str):
             continue  # the parser refuses it

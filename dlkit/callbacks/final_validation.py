@@ -30,3 +30,5 @@ class FinalValidation(L.Callback):
             if trainer.check_val_every_n_epoch:
                 trainer.check_val_every_n_epoch = 1
             trainer.should_stop = True  # Lightning validates where it was asked to stop, in the middle of an epoch as well
+            # and where it may: this run is over, whatever the least number of epochs or steps that it was to have.
+            trainer.fit_loop.min_epochs = trainer.fit_loop.epoch_loop.min_steps = None

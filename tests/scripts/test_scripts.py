@@ -81,6 +81,8 @@ def test_what_a_run_measured_by_callbacks_is_measured_again(tmp_path):
     found = measures_of(tmp_path / "checkpoints" / "best.ckpt")
     assert [type(measure).__name__ for measure in found] == ["Translations", "Quality"]
     assert found[0].beam_size == 2
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": entries[1]}}))  # alone, in no list
+    assert [type(measure).__name__ for measure in measures_of(tmp_path / "checkpoints" / "best.ckpt")] == ["Quality"]
 
 
 @pytest.mark.parametrize("script", ["sample.py", "evaluate.py"])

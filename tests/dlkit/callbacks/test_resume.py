@@ -159,6 +159,8 @@ class StopInValidation(L.Callback):
     [
         (4, {"val_check_interval": 2, "check_val_every_n_epoch": None}),
         (5, {"val_check_interval": 2}),
+        (9, {"val_check_interval": 2, "min_epochs": 3}),
+        (9, {"val_check_interval": 2, "min_steps": 50}),
         (6, {}),
         (5, {"max_steps": 5, "max_epochs": -1}),
         (6, {"max_steps": 8, "max_epochs": -1}),
