@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import warnings
 import zipfile
 from itertools import pairwise
@@ -17,6 +16,7 @@ from torch import Tensor
 from datamodules.base import SplitData
 from datamodules.loader import Loader
 from dlkit.batches import Particles
+from dlkit.processes import whole
 
 TIME_STEP = 1e-3
 GREATEST_FORCE = 100.0  # in each direction; what a step may change a velocity by is bounded by it
@@ -253,7 +253,5 @@ def read(path: Path) -> dict[str, np.ndarray] | None:
 def write(path: Path, columns: dict[str, np.ndarray]) -> None:
     """Writes columns, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
+    with whole(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **columns)  # pyright: ignore[reportArgumentType]
-    os.replace(temporary, path)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,19 +43,33 @@ def keep_freed_memory() -> None:
     mallopt(mmap_threshold, LARGE_BLOCK)
 
 
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Where to write a file that is to be there whole or not at all: beside its place, to which it is moved at the end.
+
+    The move is a rename within one folder, which a kill or a full disk cannot leave half done: at any moment the path holds
+    the old file or the new one.
+
+    Raises:
+        OSError: it cannot be moved.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
 def write_whole(path: Path, text: str) -> None:
-    """Writes a file whole or, where the disk is full or the process is killed, not at all: what was there before stays.
+    """Writes a text, whole or not at all.
 
     Raises:
         OSError: it cannot be written.
     """
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
+    with whole(path) as temporary:
         temporary.write_text(text)
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def world() -> tuple[int, int]:

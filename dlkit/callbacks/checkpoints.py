@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import io
 import math
@@ -18,31 +17,24 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from dlkit.callbacks.ema import ExponentialMovingAverage
 from dlkit.errors import NonFiniteError
+from dlkit.processes import whole
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and then moves it there, and reads one without letting it run code.
-
-    The move is a rename within one folder, which a kill or a full disk cannot leave half done: at any moment the path
-    holds the old file or the new one.
-    """
+    """Writes a checkpoint whole or not at all, and reads one without letting it run code."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Raises OSError, naming the file and the mend, when it cannot be written."""
         path = Path(path)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         content = io.BytesIO()
         torch.save(checkpoint, content)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "wb") as file:
+            with whole(path) as temporary, temporary.open("wb") as file:
                 file.write(content.getbuffer())
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
             kept = "the previous one is kept" if path.exists() else "there is no earlier one"
             raise OSError(
                 f"the checkpoint {path} could not be written ({error.strerror}); {kept}: make room, then go on with --resume"

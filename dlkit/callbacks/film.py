@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
+
+from dlkit.processes import whole
 
 
 def write_film(target: Path, pictures: Sequence[Image.Image], milliseconds: Sequence[int]) -> None:
@@ -17,8 +18,7 @@ def write_film(target: Path, pictures: Sequence[Image.Image], milliseconds: Sequ
         pictures: of one size, in order, at least one.
         milliseconds: how long each is shown.
     """
-    temporary = target.with_suffix(".tmp")
-    pictures[0].save(
-        temporary, format="GIF", save_all=True, append_images=list(pictures[1:]), loop=0, duration=list(milliseconds)
-    )
-    os.replace(temporary, target)
+    with whole(target) as temporary:
+        pictures[0].save(
+            temporary, format="GIF", save_all=True, append_images=list(pictures[1:]), loop=0, duration=list(milliseconds)
+        )

@@ -7,7 +7,6 @@ Inception's in Frechet and kernel distances. It is no Inception network, so thos
 from __future__ import annotations
 
 import hashlib
-import os
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from dlkit.callbacks.random_state import isolated
 from dlkit.checks import check_labels
 from dlkit.classifiers.classifier import Classifier
+from dlkit.processes import whole
 
 VERSION = 2  # counted up when what follows changes, so that no judge of old is taken for a new one
 STEPS = 1500
@@ -66,9 +66,8 @@ def judge_of(data: Any) -> Judge:
             rank_zero_info(f"training a judge for {type(data).__name__}, once; it is kept in {path.parent}")
             judge = train(data)
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(f".{os.getpid()}.tmp")
-            torch.save({"state_dict": judge.classifier.state_dict(), "accuracy": judge.accuracy}, temporary)
-            os.replace(temporary, path)
+            with whole(path) as temporary:
+                torch.save({"state_dict": judge.classifier.state_dict(), "accuracy": judge.accuracy}, temporary)
     return judge
 
 

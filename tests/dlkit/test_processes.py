@@ -17,7 +17,7 @@ import torch
 from conftest import FIT
 
 import dlkit
-from dlkit.processes import accelerator
+from dlkit.processes import accelerator, whole
 
 EQUAL = """
 import contextlib, sys, warnings
@@ -230,6 +230,18 @@ def test_a_run_killed_at_random_moments_and_resumed_is_the_uninterrupted_one_bit
             for slot, value in slots.items():
                 assert torch.equal(value, other["state"][index][slot]), (index, slot)
     assert not list((stopped / checkpoint).parent.glob("*.tmp"))
+
+
+def test_a_file_that_cannot_be_written_to_the_end_is_as_it_was_before(tmp_path):
+    path = tmp_path / "a.txt"
+    with whole(path) as temporary:
+        temporary.write_text("before")
+        assert not path.exists()
+    with pytest.raises(OSError, match="full"), whole(path) as temporary:
+        temporary.write_text("aft")
+        raise OSError("the disk is full")
+    assert path.read_text() == "before"
+    assert [*tmp_path.iterdir()] == [path]
 
 
 def test_a_full_disk_stops_the_run_with_a_sentence_and_keeps_the_previous_checkpoint(fit, tmp_path):
