@@ -272,3 +272,10 @@ class Method(L.LightningModule):
                 raise
             mend = f"leave out {' and '.join(sorted(kwargs))}" if kwargs else "go back to the code that wrote it"
             raise ValueError(f"{checkpoint_path} holds another network than {cls.__name__} builds: {mend}") from error
+        except (AttributeError, KeyError, TypeError) as error:
+            if kwargs:
+                raise
+            raise ValueError(
+                f"{checkpoint_path} lacks something that {cls.__name__} is built from, or holds it in another form ({error}): "
+                f"restore it, or go back to the code that wrote it"
+            ) from error

@@ -63,6 +63,26 @@ def test_damaged_foreign_and_missing_checkpoints_are_refused(checkpoint, tmp_pat
         dlkit.load(tmp_path / "none.ckpt")
 
 
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("hyper_parameters", "data_shape", None),
+        ("hyper_parameters", "latent_dim", "8"),
+        (None, "latent_density", "dense"),
+        (None, "pytorch-lightning_version", None),
+    ],
+)
+def test_a_checkpoint_that_was_edited_is_refused_with_what_is_wrong(checkpoint, part, name, value):
+    saved = torch.load(checkpoint, weights_only=True)
+    edited = saved[part] if part else saved
+    edited.pop(name)
+    if value is not None:
+        edited[name] = value
+    torch.save(saved, checkpoint)
+    with pytest.raises(ValueError, match=r"a\.ckpt lacks something that Autoencoder is built from, .*: restore it"):
+        dlkit.load(checkpoint)
+
+
 def test_a_checkpoint_names_no_module_to_import(tmp_path):
     mark = {"version": "0", "method": "os.path.VAE"}
     torch.save({"dlkit": mark, "state_dict": {}, "hyper_parameters": {}}, tmp_path / "a.ckpt")
