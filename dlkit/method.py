@@ -111,7 +111,7 @@ class Method(L.LightningModule):
         """The batch; what PyTorch's loader makes of a `TensorDataset`, [x] or [x, y], as the `Examples` that it is.
 
         Raises:
-            ValueError: a batch of dlkit of another kind than the method reads.
+            ValueError: a batch of dlkit of another kind than the method reads, a dictionary, or a tensor alone.
         """
         if self.reads is None or isinstance(batch, self.reads):
             return batch
@@ -120,7 +120,8 @@ class Method(L.LightningModule):
         says = own.get("reads") is not None
         if self.reads is Examples and type(batch) in (list, tuple) and len(batch) in ((1, 2) if says else (2,)):
             return Examples(*batch)
-        if not says or type(batch).__module__ != Examples.__module__:
+        # A named tuple of the user's own with the same parts is as good as ours; a tensor would be taken apart by its rows.
+        if not says or not (isinstance(batch, Tensor | dict) or type(batch).__module__ == Examples.__module__):
             return batch
         raise ValueError(
             f"{type(self).__name__} learns from batches of {self.reads.__name__} and was given {type(batch).__name__}: choose "

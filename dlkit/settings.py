@@ -77,8 +77,9 @@ def check_fields(classes: dict[str, type], config: dict[str, Any], arguments: li
                 if field not in ("class_path", "init_args", "dict_kwargs"):
                     raise CommandLineError(f"{section}.{field} stands beside class_path\nput it below {section}.init_args")
             content = content.get("init_args", {})
-            if content is None:
-                raise CommandLineError(f"{section}.init_args is empty\nleave the line out, or give settings below it")
+            if not isinstance(content, dict):
+                what = "empty" if content is None else f"{content!r}, no section"
+                raise CommandLineError(f"{section}.init_args is {what}\nleave the line out, or give settings below it")
             if f"--{section}" in given:  # another class takes of the file's settings those that it has too
                 content = {field: value for field, value in content.items() if field in fields[section]}
         if isinstance(content, dict):

@@ -544,10 +544,12 @@ def test_a_start_that_failed_is_no_run_to_resume(fit, tmp_path, logging):
 
 
 def test_an_empty_section_and_a_wrong_early_stopping_are_named(fit, tmp_path):
-    (tmp_path / "bad.yaml").write_text("model:\n  class_path: dlkit.VAE\n  init_args:\ndata: datamodules.Digits\n")
-    answer = fit("--config", "bad.yaml")
-    assert answer.returncode == 2
-    assert "model.init_args is empty" in answer.stderr
+    for settings, said in (("", "is empty"), ("[1]", "is [1], no section")):
+        content = f"model:\n  class_path: dlkit.VAE\n  init_args: {settings}\ndata: datamodules.Digits\n"
+        (tmp_path / "bad.yaml").write_text(content)
+        answer = fit("--config", "bad.yaml")
+        assert answer.returncode == 2
+        assert f"model.init_args {said}" in answer.stderr
     stopping = "{class_path: lightning.pytorch.callbacks.EarlyStopping, init_args: {monitor: val/los}}"
     answer = fit("vae-digits", *QUICK, "--trainer.callbacks", f"[{stopping}]")
     assert answer.returncode == 1

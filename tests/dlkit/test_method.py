@@ -159,10 +159,10 @@ def test_a_loss_of_one_s_own_reads_what_it_likes():
     assert loss.isfinite()
     for method in (dlkit.Autoencoder((1, 8, 8), 4), dlkit.DenoisingAutoencoder((1, 8, 8), 4)):
         assert isinstance(method.as_read(pairs), Examples)
-        with pytest.raises(
-            ValueError, match=r"utoencoder learns from batches of Examples and was given Draws: choose data that"
-        ):
-            method.as_read(draws)
+        for batch in (draws, {"x": x}, x):
+            given = type(batch).__name__
+            with pytest.raises(ValueError, match=rf"utoencoder learns from batches of Examples and was given {given}: choose"):
+                method.as_read(batch)
     seen, loader = Losses(), DataLoader([{"x": x[0]}] * 8, batch_size=8)
     trainer(max_epochs=1, callbacks=[seen], log_every_n_steps=1).fit(FromDict((1, 8, 8), 4), loader, loader)
     assert len(seen.values) == 1
