@@ -330,14 +330,14 @@ def newest_run(name: str, command: str, path: Path, arguments: list[str]) -> tup
     if checkpoint is None and command != "fit":
         raise CommandLineError(f"no run of {name} has a checkpoint yet\ntrain one first: fit.py {name}")
     config, best = run / "config.yaml", run / "checkpoints" / "best.ckpt"
-    if checkpoint is None and best.is_file():
+    if checkpoint is None and best.is_file() and (run / "run.json").is_file():  # it was trained to its end
         raise CommandLineError(f"{run} has no last.ckpt to go on from\ncopy its best.ckpt there, or start a new run")
     if checkpoint is not None and not config.is_file():
         raise CommandLineError(
             f"{run} has lost its config.yaml, without which it would be another run\nrestore it, or start a new run"
         )
     if checkpoint is None:
-        print(f"{run} was stopped before its first checkpoint: it starts from the beginning")
+        print(f"{run} was stopped before its first checkpoint to go on from: it starts from the beginning")
     elif run != runs[-1]:
         print(f"{runs[-1]} has no checkpoint: taking {run}")
     version = int(run.name.removeprefix("version_"))

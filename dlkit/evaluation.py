@@ -22,7 +22,7 @@ import dlkit
 from dlkit.callbacks import Quality, RandomState, Translations
 from dlkit.callbacks.drawing import grid, is_image, square
 from dlkit.errors import USER_ERRORS, CommandLineError, NonFiniteError, explain, short_of_memory
-from dlkit.processes import accelerator, keep_freed_memory, write_whole
+from dlkit.processes import accelerator, keep_freed_memory, whole, write_whole
 from dlkit.protocols import FitsLatentDensity, HasBaselines, HasTrivialBaselines, Samples
 from dlkit.settings import callbacks_of
 
@@ -141,10 +141,12 @@ def sample(
         latents: the density fitted to the latents of a method that has none of its own: "gaussian" or "mixture".
 
     Raises:
-        ValueError: the method does not sample, takes no labels or does not know one, or `number` is below one.
+        ValueError: the method does not sample, takes no labels or does not know one, or `number` or `seed` is out of range.
     """
     if number < 1:
         raise ValueError(f"--number {number}: ask for at least one sample")
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"--seed {seed}: give 0 to 2^63 - 1")
     method = dlkit.load(checkpoint)
     if not isinstance(method, Samples):
         raise ValueError(f"{checkpoint} is a {type(method).__name__}, which does not sample: use scripts/evaluate.py")
@@ -165,17 +167,19 @@ def sample(
         x = method.sample(number)
     out.parent.mkdir(parents=True, exist_ok=True)
     written = [Path(f"{out}.npz")]
-    np.savez(written[0], x=x.numpy())  # compressing floats takes ten times as long and saves little
+    with whole(written[0]) as temporary, temporary.open("wb") as file:
+        np.savez(file, x=x.numpy())  # compressing floats takes ten times as long and saves little
     if is_image(x.shape[1:]):
         picture = grid(square(x, max(1, math.isqrt(number))))
         written.append(Path(f"{out}.png"))
-        Image.fromarray((picture.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)).save(written[1])
+        with whole(written[1]) as temporary:
+            Image.fromarray((picture.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)).save(temporary, format="PNG")
     print(f"wrote {' and '.join(map(str, written))}: {number} samples of {type(method).__name__}")
 
 
 def baselines(method: Any, data: Any) -> dict[str, float]:
-    """The closed-form baselines of a method on its data, by name; none for a method that has none."""
-    if not isinstance(method, HasBaselines):
+    """The closed-form baselines of a method on its data, by name; none for a method that has none, or data not of dlkit."""
+    if not isinstance(method, HasBaselines) or not hasattr(data, "prepare"):  # a datamodule of the user's own
         return {}
     train, test = (
         torch.cat([data.prepare(batch).x.flatten(1).double() for batch in data.loader(split)]) for split in ("train", "test")

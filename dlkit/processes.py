@@ -51,12 +51,15 @@ def whole(path: Path) -> Iterator[Path]:
     the old file or the new one.
 
     Raises:
-        OSError: it cannot be moved.
+        OSError: it cannot be written or moved; it names the file.
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
+        raise
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

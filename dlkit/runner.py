@@ -207,7 +207,7 @@ def run(
             linked,
             [*chosen_file(command, path, version, checkpoint), *arguments],
             version,
-            saved["global_step"] if saved and command == "fit" else None,
+            None if version is None or command != "fit" else saved["global_step"] if saved else 0,
             args=["--config", str(path), *arguments],
             save_config_callback=SaveConfig if command == "fit" else None,
         )
@@ -241,8 +241,8 @@ def run(
             changed = [option for option in options_of(arguments) if option.startswith(("--model", "--data"))]
             mend = f"leave out {' and '.join(changed)}" if changed else "go back to the code and config.yaml that wrote it"
             return explain(ValueError(f"{checkpoint} holds another network than the one that was built: {mend}"))
-        # EarlyStopping's way to say that no such metric is recorded: the user's mistake, not the program's.
-        if "Early stopping conditioned on metric" not in str(error):
+        # Lightning's way to say that there is no such metric, or more than one loader: the user's mistake, not the program's.
+        if not any(said in str(error) for said in ("Early stopping conditioned on metric", "You provided multiple `")):
             raise
         return explain(error)
     except (KeyboardInterrupt, SystemExit) as stop:
@@ -253,10 +253,11 @@ def run(
 
 
 def chosen_file(command: str, path: Path, version: int | None, checkpoint: Path | None) -> list[str]:
-    """The option that named a file, where a run is not of a shipped recipe, or a test not of the checkpoint that it takes."""
+    """The option that names a file, where a run is not of a shipped recipe, or a test not of the checkpoint that it takes."""
     if command != "fit":
         return [f"--ckpt_path={checkpoint}"] if version == -1 else []
-    return [f"--config={path}"] if version is None and path not in recipes().values() else []
+    # A run without a checkpoint to go on from has kept its settings, and not which of them are the recipe's.
+    return [f"--config={path}"] if checkpoint is None and path not in recipes().values() else []
 
 
 def forget(trainer: L.Trainer) -> None:
@@ -277,8 +278,12 @@ def saved_by(method: type, checkpoint: Path, command: str) -> dict[str, Any]:
     own, found = method.__name__, saved["dlkit"]["method"].rpartition(".")[2]
     if found != own:
         raise ValueError(f"{checkpoint} is a checkpoint of {found} and the recipe builds {own}: name the recipe that wrote it")
-    for name in ("pytorch-lightning_version", *(("loops", "global_step", "optimizer_states") if command == "fit" else ())):
-        if name not in saved:
+    parts = {name: saved.get(name) for name in ("pytorch-lightning_version",)}
+    if command == "fit":
+        parts |= {name: saved.get(name) for name in ("loops", "global_step", "optimizer_states", "callbacks")}
+        parts["RandomState"] = (parts["callbacks"] or {}).get("RandomState")
+    for name, part in parts.items():
+        if not part:
             raise ValueError(f"{checkpoint} lacks {name}, which a run's checkpoint has: restore it, or use an earlier one")
     return saved
 

@@ -55,8 +55,12 @@ def import_class(path: str, base: type) -> type:
 
 
 def parameters(function: Any) -> dict[str, inspect.Parameter]:
-    """The parameters of a callable, without self."""
-    return {name: parameter for name, parameter in inspect.signature(function).parameters.items() if name != "self"}
+    """The parameters of a callable, without self; of a class that takes **kwargs those of its parent, too."""
+    found = {name: parameter for name, parameter in inspect.signature(function).parameters.items() if name != "self"}
+    if isinstance(function, type) and any(parameter.kind is parameter.VAR_KEYWORD for parameter in found.values()):
+        parent = next(kind for kind in function.__mro__ if "__init__" in vars(kind)).__mro__[1]
+        found = {**parameters(parent), **found}
+    return found
 
 
 def check_fields(classes: dict[str, type], config: dict[str, Any], arguments: list[str], linked: list[str]) -> None:

@@ -54,8 +54,8 @@ def isolated(seed: int = EVALUATION_SEED) -> Iterator[None]:
 class RandomState(L.Callback):
     """Saves and restores the random state of every process; gives each process, and validation, random numbers of its own.
 
-    Lightning seeds all processes alike, so that each would draw the same noise. Validation draws the same numbers each time
-    and disturbs nothing: its loss is comparable between epochs, and how often it runs does not change what is trained.
+    Lightning seeds all processes alike, so that each would draw the same noise. Validation draws the same numbers each time,
+    torch's, and disturbs nothing: its loss is comparable between epochs, and how often it runs does not change what is trained.
     """
 
     def __init__(self) -> None:

@@ -481,6 +481,48 @@ class Streamed(L.LightningDataModule):
 """
 
 
+PLAIN = """
+import lightning as L, torch
+from torch.utils.data import DataLoader, TensorDataset
+import dlkit
+
+class Plain(L.LightningDataModule):
+    data_shape = (1, 8, 8)
+
+    def train_dataloader(self):
+        return DataLoader(TensorDataset(torch.rand(64, 1, 8, 8)), batch_size=16)
+
+    val_dataloader = test_dataloader = train_dataloader
+
+class Two(Plain):
+    def val_dataloader(self):
+        return [self.train_dataloader()] * 2
+
+class Scaled(dlkit.VAE):
+    def __init__(self, scale: float = 1.0, **kwargs):
+        super().__init__(**kwargs)
+"""
+
+
+def test_plain_data_of_one_s_own_are_trained_on_and_tested(fit, tmp_path):
+    (tmp_path / "mine.py").write_text(PLAIN)
+    assert fit("vae-digits", "--data", "mine.Plain", "--trainer.max_epochs", 2).returncode == 0
+    done = fit("test", "vae-digits")
+    assert done.returncode == 0 and "test/nll" in done.stdout
+    answer = fit("vae-digits", "--data", "mine.Two", "--trainer.max_epochs", 2)
+    assert answer.returncode == 1 and "multiple `val_dataloader`" in answer.stderr and "Traceback" not in answer.stderr
+
+
+def test_a_subclass_may_pass_its_parents_settings_on(fit, tmp_path):
+    (tmp_path / "mine.py").write_text(PLAIN)
+    scaled = ("vae-digits", "--model", "mine.Scaled", "--model.scale", 2, "--model.latent_dim", 3)
+    done = fit(*scaled, *QUICK)
+    assert done.returncode == 0, done.stderr
+    config = yaml.safe_load((tmp_path / "lightning_logs/vae-digits/version_0/config.yaml").read_text())
+    assert config["model"]["init_args"]["latent_dim"] == 3
+    assert "did you mean --model.latent_dim" in fit(*scaled, "--model.latent_dims", 3).stderr
+
+
 def test_data_without_a_length_are_trained_on(fit, tmp_path):
     (tmp_path / "mine.py").write_text(ENDLESS)
     streamed = ("vae-digits", "--data", "mine.Streamed", "--trainer.max_epochs", 2)
@@ -501,6 +543,9 @@ def test_a_checkpoint_of_another_method_or_without_its_parts_is_refused(fit, tmp
     for changed, said in (
         ({name: value for name, value in whole.items() if name != "loops"}, "lacks loops"),
         ({**whole, "state_dict": []}, "its state_dict is a list"),
+        ({**whole, "optimizer_states": []}, "lacks optimizer_states"),
+        ({**whole, "callbacks": {}}, "lacks callbacks"),
+        ({**whole, "callbacks": {**whole["callbacks"], "RandomState": None}}, "lacks RandomState"),
     ):
         torch.save(changed, path)
         answer = fit("denoising-digits", "--resume")

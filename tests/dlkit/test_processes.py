@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import platform
 import random
@@ -15,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import FIT
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import dlkit
 from dlkit.processes import accelerator, whole
@@ -237,9 +240,9 @@ def test_a_file_that_cannot_be_written_to_the_end_is_as_it_was_before(tmp_path):
     with whole(path) as temporary:
         temporary.write_text("before")
         assert not path.exists()
-    with pytest.raises(OSError, match="full"), whole(path) as temporary:
+    with pytest.raises(OSError, match=r"full: '.*/a\.txt'"), whole(path) as temporary:
         temporary.write_text("aft")
-        raise OSError("the disk is full")
+        raise OSError(errno.ENOSPC, "the disk is full")
     assert path.read_text() == "before"
     assert [*tmp_path.iterdir()] == [path]
 
@@ -274,7 +277,31 @@ def test_a_run_killed_before_its_first_checkpoint_starts_from_the_beginning(fit,
     done = fit("vae-digits", "--resume")
     assert done.returncode == 0, done.stderr
     assert "starts from the beginning" in done.stdout
+    # Which of its settings the first command had changed is not known, so it is not taken for the recipe as it is.
+    assert json.loads((folder / "run.json").read_text())["overrides"] == [
+        f"--config={folder.relative_to(tmp_path)}/config.yaml"
+    ]
+    board = EventAccumulator(str(folder))
+    board.Reload()
+    losses = board.Scalars("val/loss")
+    assert len({loss.step for loss in losses}) == len(losses), "what was logged before is there twice"
     found = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(value, found[key]) for key, value in expected.items())
+
+
+def test_a_run_killed_after_its_best_checkpoint_and_before_one_to_go_on_from_starts_from_the_beginning(fit, tmp_path):
+    assert fit("vae-digits", "--trainer.max_epochs", 1).returncode == 0
+    folder = tmp_path / "lightning_logs/vae-digits/version_0"
+    expected = (folder / "checkpoints/last.ckpt").read_bytes()
+    for file in ("checkpoints/last.ckpt", "run.json"):
+        (folder / file).unlink()
+    done = fit("vae-digits", "--resume")
+    assert done.returncode == 0 and "starts from the beginning" in done.stdout
+    (tmp_path / "expected.ckpt").write_bytes(expected)
+    expected, found = (
+        torch.load(path, weights_only=True)["state_dict"]
+        for path in (tmp_path / "expected.ckpt", folder / "checkpoints/last.ckpt")
+    )
     assert all(torch.equal(value, found[key]) for key, value in expected.items())
 
 
