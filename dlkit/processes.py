@@ -58,7 +58,8 @@ def whole(path: Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        error.filename, error.filename2 = str(path), None
+        if error.filename is None:  # as where the disk is full
+            error.filename = str(path)
         raise
     finally:
         with contextlib.suppress(OSError):
