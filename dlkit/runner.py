@@ -7,7 +7,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -223,16 +223,13 @@ def run(
         cli.trainer.callbacks.insert(0, Compile())  # pyright: ignore[reportAttributeAccessIssue]
     try:
         if command == "fit":
-            fit(cli, checkpoint)
+            with contextlib.nullcontext() if version is not None else forgotten_on_failure(cli.trainer):
+                fit(cli, checkpoint)
         else:
             evaluate(cli, command, checkpoint)
     except (*USER_ERRORS, MisconfigurationException) as error:
-        if command == "fit" and version is None:
-            forget(cli.trainer)
         return explain(error)
     except (RuntimeError, MemoryError) as error:
-        if command == "fit" and version is None:
-            forget(cli.trainer)
         if short_of_memory(error):
             return explain(error)
         if world()[1] > 1 and "by peer" in str(error):  # "Connection closed by peer", among much else
@@ -260,11 +257,16 @@ def chosen_file(command: str, path: Path, version: int | None, checkpoint: Path 
     return [f"--config={path}"] if checkpoint is None and path not in recipes().values() else []
 
 
-def forget(trainer: L.Trainer) -> None:
-    """Takes a run that failed before its first step out of those that --resume goes on with: it would only fail again."""
-    if trainer.global_step == 0 and trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger | None):
-        folder = trainer.default_root_dir if trainer.logger is None else trainer.logger.log_dir
-        Path(folder, "config.yaml").unlink(missing_ok=True)
+@contextlib.contextmanager
+def forgotten_on_failure(trainer: L.Trainer) -> Iterator[None]:
+    """Takes a run that fails before its first step out of those that --resume goes on with: it would only fail again."""
+    try:
+        yield
+    except Exception:
+        if trainer.global_step == 0 and trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger | None):
+            folder = trainer.default_root_dir if trainer.logger is None else trainer.logger.log_dir
+            Path(folder, "config.yaml").unlink(missing_ok=True)
+        raise
 
 
 def saved_by(method: type, checkpoint: Path, command: str) -> dict[str, Any]:

@@ -498,17 +498,23 @@ class Two(Plain):
     def val_dataloader(self):
         return [self.train_dataloader()] * 2
 
+class Wrong(dlkit.VAE):
+    def loss(self, batch):
+        return self.nothing
+
 class Scaled(dlkit.VAE):
     def __init__(self, scale: float = 1.0, **kwargs):
         super().__init__(**kwargs)
 """
 
 
-def test_plain_data_of_one_s_own_are_trained_on_and_tested(fit, tmp_path):
+def test_plain_data_of_one_s_own_are_trained_on_and_tested_and_what_fails_is_not_resumed(fit, tmp_path):
     (tmp_path / "mine.py").write_text(PLAIN)
     assert fit("vae-digits", "--data", "mine.Plain", "--trainer.max_epochs", 2).returncode == 0
     done = fit("test", "vae-digits")
     assert done.returncode == 0 and "test/nll" in done.stdout
+    assert "AttributeError" in fit("vae-digits", "--model", "mine.Wrong", "--trainer.max_epochs", 2).stderr
+    assert "version_0" in fit("vae-digits", "--resume", "--trainer.max_epochs", 3).stdout  # not the one that cannot start
     answer = fit("vae-digits", "--data", "mine.Two", "--trainer.max_epochs", 2)
     assert answer.returncode == 1 and "multiple `val_dataloader`" in answer.stderr and "Traceback" not in answer.stderr
 
