@@ -274,7 +274,8 @@ class Method(L.LightningModule):
             mend = f"leave out {' and '.join(sorted(kwargs))}" if kwargs else "go back to the code that wrote it"
             raise ValueError(f"{checkpoint_path} holds another network than {cls.__name__} builds: {mend}") from error
         except (AttributeError, KeyError, TypeError) as error:
-            if kwargs:
+            # A class of one's own, or a setting given here, may be what is wrong, and its error says where.
+            if kwargs or dlkit.EXPORTS.get(cls.__name__) != cls.__module__:
                 raise
             raise ValueError(
                 f"{checkpoint_path} lacks something that {cls.__name__} is built from, or holds it in another form ({error}): "

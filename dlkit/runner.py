@@ -215,9 +215,9 @@ def run(
         raise CommandLineError(tidy(str(error))) from error
     except (*USER_ERRORS, ImportError, MisconfigurationException) as error:
         return explain(ValueError(innermost(str(error))) if isinstance(error, ValueError) else error)
-    limit = reached(saved, cli.trainer) if command == "fit" and saved else None
-    if limit:
-        print(f"the newest run of {name} has finished already: give more --trainer.{limit} to go on with it")
+    mend = reached(saved, cli.trainer) if command == "fit" and saved else None
+    if mend:
+        print(f"the newest run of {name} has finished already: {mend} to go on with it")
         return 0
     if compiled:
         cli.trainer.callbacks.insert(0, Compile())  # pyright: ignore[reportAttributeAccessIssue]
@@ -300,18 +300,27 @@ def innermost(message: str) -> str:
 
 
 def reached(saved: dict[str, Any], trainer: L.Trainer) -> str | None:
-    """Which limit, if any, makes a checkpoint the end of the run that the Trainer is set to."""
+    """What to change so that a run goes on from a checkpoint, if that is the end of the run that the Trainer is set to."""
     if 0 < trainer.max_steps <= saved["global_step"]:
-        return "max_steps"
+        return "give more --trainer.max_steps"
     timer = next((callback for callback in trainer.callbacks if isinstance(callback, Timer)), None)  # pyright: ignore[reportAttributeAccessIssue]
     seconds = saved["callbacks"].get("Timer", {}).get("time_elapsed", {}).get("train", 0.0)
     if timer is not None and timer._duration is not None and seconds >= timer._duration:
-        return "max_time"
+        return "give more --trainer.max_time"
     progress = saved["loops"]["fit_loop"]
     # A run that is counted in steps may have been saved at the last step of its epoch.
     over = progress["epoch_loop.batch_progress"]["is_last_batch"]
-    epochs = progress["epoch_progress"]["current"]["ready" if over else "processed"]
-    return "max_epochs" if trainer.max_epochs not in (None, -1) and epochs >= (trainer.max_epochs or 0) else None
+    current = progress["epoch_progress"]["current"]
+    epochs = current["ready" if over else "processed"]
+    if trainer.max_epochs not in (None, -1) and epochs >= (trainer.max_epochs or 0):
+        return "give more --trainer.max_epochs"
+    if epochs >= (trainer.min_epochs or 0) and saved["global_step"] >= (trainer.min_steps or 0):
+        for callback in trainer.early_stopping_callbacks:
+            state = saved["callbacks"].get(callback.state_key, {})
+            if state.get("stopping_reason") and state["stopped_epoch"] + 1 == current["ready"]:
+                # More patience would not do: Lightning takes that from the checkpoint.
+                return f"leave {type(callback).__name__} out of trainer.callbacks"
+    return None
 
 
 def fit(cli: DlkitCLI, checkpoint: Path | None) -> None:

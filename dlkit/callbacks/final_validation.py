@@ -14,7 +14,11 @@ class FinalValidation(L.Callback):
     steps nothing at all.
     """
 
+    before: tuple[int | None, int | None, int | None]  # what the Trainer was set to
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        loop = trainer.fit_loop
+        self.before = trainer.check_val_every_n_epoch, loop.min_epochs, loop.epoch_loop.min_steps
         self.on_train_epoch_start(trainer, pl_module)  # which is not called for an epoch that a resumed run is in the middle of
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -32,3 +36,7 @@ class FinalValidation(L.Callback):
             trainer.should_stop = True  # Lightning validates where it was asked to stop, in the middle of an epoch as well
             # and where it may: this run is over, whatever the least number of epochs or steps that it was to have.
             trainer.fit_loop.min_epochs = trainer.fit_loop.epoch_loop.min_steps = None
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        loop = trainer.fit_loop  # a Trainer may fit again
+        trainer.check_val_every_n_epoch, loop.min_epochs, loop.epoch_loop.min_steps = self.before

@@ -25,6 +25,7 @@ class Progress(ProgressBar):
         self.bar: tqdm | None = None
         self.pending = 0
         self.outputs: Any = None
+        self.epoch = 0
         self.drawn_at = 0.0
         self.enabled = True
         self.interval = REFRESH_SECONDS if sys.stderr.isatty() else REFRESH_SECONDS_IN_A_FILE
@@ -49,6 +50,7 @@ class Progress(ProgressBar):
     ) -> None:
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or batch_idx + 1 == trainer.num_training_batches
         self.pending += stepped
+        self.epoch = trainer.current_epoch + 1  # which Lightning counts up before the bar is drawn for the last time
         self.outputs = outputs
         if self.bar is not None and time.monotonic() - self.drawn_at > self.interval:
             self.draw(trainer)
@@ -56,10 +58,10 @@ class Progress(ProgressBar):
     def draw(self, trainer: L.Trainer) -> None:
         """Brings the bar up to date."""
         assert self.bar is not None
-        epoch, last = trainer.current_epoch + 1, trainer.max_epochs
-        # Counted up already when training has ended.
-        description = f"epoch {epoch}" if last in (None, -1) else f"epoch {min(epoch, last)}/{last}"
-        self.bar.set_description_str(description, refresh=False)
+        last = trainer.max_epochs
+        self.bar.set_description_str(
+            f"epoch {self.epoch}" if last in (None, -1) else f"epoch {self.epoch}/{last}", refresh=False
+        )
         if isinstance(self.outputs, dict) and "loss" in self.outputs:
             self.bar.set_postfix_str(f"loss {self.loss(trainer):.4g}", refresh=False)
         self.bar.update(self.pending)

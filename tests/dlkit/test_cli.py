@@ -161,6 +161,19 @@ def test_a_run_that_ended_by_time_says_so_on_resuming(fit):
     assert "finished already: give more --trainer.max_time" in fit("vae-digits", "--resume").stdout
 
 
+def test_a_run_that_stopped_early_says_so_on_resuming(fit):
+    stopping = "{class_path: EarlyStopping, init_args: {monitor: val/loss, patience: 1, min_delta: 1.0e+6}}"
+    done = fit("vae-digits", "--trainer.check_val_every_n_epoch", 1, "--trainer.callbacks", f"[{stopping}]")
+    assert done.returncode == 0, done.stderr
+    assert "epoch 2/" in done.stderr.splitlines()[-1].rpartition("\r")[2]
+    again = fit("vae-digits", "--resume")
+    assert again.returncode == 0 and "finished already: leave EarlyStopping out of trainer.callbacks" in again.stdout
+    assert fit("vae-digits", "--resume", "--trainer.min_epochs", 3).returncode == 0  # it was not to stop so early
+    assert "finished already: leave" in fit("vae-digits", "--resume").stdout
+    done = fit("vae-digits", "--resume", "--trainer.callbacks", "null", "--trainer.max_epochs", 4)
+    assert done.returncode == 0 and "finished:" in done.stdout, done.stderr
+
+
 def test_a_run_with_a_callback_of_lightning_s_that_takes_a_device_is_resumed(fit, tmp_path):
     averaging = {"class_path": "lightning.pytorch.callbacks.StochasticWeightAveraging", "init_args": {"swa_lrs": 0.01}}
     recipe = yaml.safe_load(recipes()["vae-digits"].read_text())

@@ -83,6 +83,17 @@ def test_a_checkpoint_that_was_edited_is_refused_with_what_is_wrong(checkpoint, 
         dlkit.load(checkpoint)
 
 
+class Mistaken(dlkit.Autoencoder):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.scale = self.nothing
+
+
+def test_a_mistake_in_a_class_of_one_s_own_is_not_the_file_s(checkpoint):
+    with pytest.raises(AttributeError, match="'Mistaken' object has no attribute 'nothing'"):
+        Mistaken.load_from_checkpoint(checkpoint)
+
+
 def test_a_checkpoint_names_no_module_to_import(tmp_path):
     mark = {"version": "0", "method": "os.path.VAE"}
     torch.save({"dlkit": mark, "state_dict": {}, "hyper_parameters": {}}, tmp_path / "a.ckpt")

@@ -176,6 +176,13 @@ def test_a_validation_that_a_kill_interrupted_is_repeated(tmp_path, step, argume
     assert resumed.validations == whole.validations[-len(resumed.validations) :]
 
 
+def test_a_trainer_that_was_made_to_validate_its_end_keeps_its_settings(tmp_path):
+    settings = {"min_epochs": 3, "min_steps": 50, "check_val_every_n_epoch": 2}
+    trainer, _, seen = train(tmp_path, METHODS["vae"], [FinalValidation()], val_check_interval=2, **settings)
+    assert seen.validations[-1][1] == STEPS_AN_EPOCH * EPOCHS
+    assert {name: getattr(trainer, name) for name in settings} == settings
+
+
 class Listener(L.Callback):
     """Saves after each step, before `Checkpoints` hears of it, which Lightning tells last."""
 
