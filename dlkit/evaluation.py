@@ -115,7 +115,7 @@ def data_of(checkpoint: Path) -> Any:
         raise ValueError(f"{path} is not the configuration of a run: restore it") from error
     exports = importlib.import_module("datamodules").EXPORTS
     if name not in exports or package not in ("datamodules", exports[name]):
-        raise ValueError(f"{path} names the data {config['class_path']}, which is not dlkit's: evaluate it in your own script")
+        raise ValueError(f"{path} names the data {config['class_path']}, which is not dlkit's: measure it by fit.py test")
     try:
         return getattr(importlib.import_module("datamodules"), name)(**(config.get("init_args") or {}))
     except TypeError as error:
