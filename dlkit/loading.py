@@ -1,8 +1,9 @@
-"""Reading checkpoints, which cannot run code, and the methods that they describe."""
+"""Reading checkpoints, which cannot run code, and the methods that they describe; what a method is built from."""
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import pickle
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,15 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         if not isinstance(checkpoint[part], dict):
             raise ValueError(f"{path} is damaged, its {part} is a {type(checkpoint[part]).__name__}: restore it")
     return checkpoint
+
+
+def parameters(function: Any) -> dict[str, inspect.Parameter]:
+    """The parameters of a callable, without self; of a class that takes **kwargs those of its parent, too."""
+    found = {name: parameter for name, parameter in inspect.signature(function).parameters.items() if name != "self"}
+    if isinstance(function, type) and any(parameter.kind is parameter.VAR_KEYWORD for parameter in found.values()):
+        parent = next(kind for kind in function.__mro__ if "__init__" in vars(kind)).__mro__[1]
+        found = {**parameters(parent), **found}
+    return found
 
 
 def load(path: str | Path, map_location: Any = "cpu") -> Any:

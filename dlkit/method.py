@@ -7,7 +7,6 @@ checkpoint's identity.
 
 from __future__ import annotations
 
-import inspect
 import math
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -21,7 +20,7 @@ from dlkit.adam import Adam
 from dlkit.batches import Examples
 from dlkit.errors import NonFiniteError
 from dlkit.finite import FiniteWatch
-from dlkit.loading import OTHER_NETWORK, read_checkpoint
+from dlkit.loading import OTHER_NETWORK, parameters, read_checkpoint
 
 Terms = dict[str, Tensor]
 Schedule = Literal["constant", "linear", "cosine"]
@@ -256,7 +255,7 @@ class Method(L.LightningModule):
             ValueError: the file is damaged, tries to run code, or belongs to another method or another network.
         """
         checkpoint = read_checkpoint(checkpoint_path)
-        unknown = set(kwargs) - set(inspect.signature(cls.__init__).parameters)
+        unknown = set(kwargs) - set(parameters(cls))
         if unknown:
             raise ValueError(f"{cls.__name__} has no hyperparameter {sorted(unknown)[0]!r}: see its docstring for the names")
         saved = checkpoint["dlkit"]["method"]

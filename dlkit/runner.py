@@ -24,16 +24,18 @@ from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from dlkit.callbacks import Checkpoints, Compile, FinalValidation, Pictures, Progress, RandomState, Summary
+from dlkit.callbacks.checkpoints import stopped_early
 from dlkit.callbacks.summary import writer
 from dlkit.cli import LINKED, LINKED_ALWAYS, LOGS, next_version, options_of, recipes, tidy
 from dlkit.errors import USER_ERRORS, CommandLineError, explain, short_of_memory
 from dlkit.evaluation import measure, silence_nags
-from dlkit.loading import OTHER_NETWORK, read_checkpoint
+from dlkit.loading import OTHER_NETWORK, parameters, read_checkpoint
 from dlkit.method import Method
 from dlkit.processes import accelerator, keep_freed_memory, world, write_whole
-from dlkit.settings import callbacks_of, check_fields, choose_classes, parameters
+from dlkit.settings import callbacks_of, check_fields, choose_classes
 
 register_type(torch.device, fail_already_registered=False)  # or config.yaml could not name a callback's
+OFTENER = "give --trainer.log_every_n_steps no more than an epoch has"
 NO_VALIDATION = "no validation ran: there is no best.ckpt, and no pictures of examples"
 
 
@@ -124,6 +126,8 @@ class DlkitCLI(LightningCLI):
             raise ValueError(
                 "--trainer.enable_checkpointing false: a run is resumed and tested from its checkpoints, leave it out"
             )
+        if config["barebones"]:
+            raise ValueError("--trainer.barebones true: a run is logged, saved and shown, leave it out")
         for field in ("accumulate_grad_batches", "check_val_every_n_epoch"):
             if config[field] is not None and config[field] < 1:
                 raise ValueError(f"--trainer.{field} {config[field]}: give at least 1")
@@ -241,6 +245,8 @@ def run(
         # Lightning's way to say that there is no such metric, or more than one loader: the user's mistake, not the program's.
         if not any(said in str(error) for said in ("Early stopping conditioned on metric", "You provided multiple `")):
             raise
+        if "metric `train/" in str(error):
+            error = RuntimeError(f"{error} What training records is there from the first step on that is logged: {OFTENER}")
         return explain(error)
     except (KeyboardInterrupt, SystemExit) as stop:
         # Lightning turns Ctrl-C and SIGTERM into exits; whoever started the run has to see that it is not finished.
@@ -310,16 +316,13 @@ def reached(saved: dict[str, Any], trainer: L.Trainer) -> str | None:
     progress = saved["loops"]["fit_loop"]
     # A run that is counted in steps may have been saved at the last step of its epoch.
     over = progress["epoch_loop.batch_progress"]["is_last_batch"]
-    current = progress["epoch_progress"]["current"]
-    epochs = current["ready" if over else "processed"]
+    epochs = progress["epoch_progress"]["current"]["ready" if over else "processed"]
     if trainer.max_epochs not in (None, -1) and epochs >= (trainer.max_epochs or 0):
         return "give more --trainer.max_epochs"
     if epochs >= (trainer.min_epochs or 0) and saved["global_step"] >= (trainer.min_steps or 0):
-        for callback in trainer.early_stopping_callbacks:
-            state = saved["callbacks"].get(callback.state_key, {})
-            if state.get("stopping_reason") and state["stopped_epoch"] + 1 == current["ready"]:
-                # More patience would not do: Lightning takes that from the checkpoint.
-                return f"leave {type(callback).__name__} out of trainer.callbacks"
+        stopping = stopped_early(saved, trainer)
+        if stopping:  # More patience would not do: Lightning takes that from the checkpoint.
+            return f"leave {type(stopping).__name__} out of trainer.callbacks"
     return None
 
 

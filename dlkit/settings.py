@@ -19,6 +19,7 @@ from lightning.pytorch.callbacks import LambdaCallback
 from dlkit.callbacks import Checkpoints, Pictures
 from dlkit.cli import options_of, recipe_classes, suggestion
 from dlkit.errors import CommandLineError
+from dlkit.loading import parameters
 from dlkit.method import Method
 
 SETTINGS = ("config", "seed_everything", "print_config", "model", "data", "trainer", "checkpoint", "pictures")
@@ -51,15 +52,6 @@ def import_class(path: str, base: type) -> type:
     found = imported(path)
     if not (isinstance(found, type) and issubclass(found, base)):
         raise CommandLineError(f"{path} is no {base.__name__}\nname a subclass of {base.__name__}")
-    return found
-
-
-def parameters(function: Any) -> dict[str, inspect.Parameter]:
-    """The parameters of a callable, without self; of a class that takes **kwargs those of its parent, too."""
-    found = {name: parameter for name, parameter in inspect.signature(function).parameters.items() if name != "self"}
-    if isinstance(function, type) and any(parameter.kind is parameter.VAR_KEYWORD for parameter in found.values()):
-        parent = next(kind for kind in function.__mro__ if "__init__" in vars(kind)).__mro__[1]
-        found = {**parameters(parent), **found}
     return found
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import lightning as L
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 
 from dlkit.callbacks.ema import ExponentialMovingAverage
 from dlkit.errors import NonFiniteError
@@ -43,6 +43,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
         # Onto the CPU, as Lightning's own does: the device that wrote it may not be here, or be another process's.
         return torch.load(path, map_location=map_location, weights_only=True)
+
+
+def stopped_early(saved: dict[str, Any], trainer: L.Trainer) -> EarlyStopping | None:
+    """The Trainer's EarlyStopping, if any, that had asked to stop before a checkpoint was saved, which it cannot take back."""
+    states = saved.get("callbacks", {})
+    stopping = (one for one in trainer.early_stopping_callbacks if states.get(one.state_key, {}).get("stopping_reason"))
+    return next(stopping, None)
 
 
 class Checkpoints(Checkpoint):
@@ -167,6 +174,8 @@ class Checkpoints(Checkpoint):
             checkpoint["loops"] = self.progress
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        if trainer.state.fn == "fit" and stopped_early(checkpoint, trainer):
+            trainer.should_stop = True  # from the end of the least number of epochs or steps that it was to have
         averaging = any(isinstance(callback, ExponentialMovingAverage) for callback in trainer.callbacks)  # pyright: ignore[reportAttributeAccessIssue]
         if trainer.state.fn == "fit" and "ema" in checkpoint and not averaging:
             raise ValueError(

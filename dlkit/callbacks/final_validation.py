@@ -14,7 +14,7 @@ class FinalValidation(L.Callback):
     steps nothing at all.
     """
 
-    before: tuple[int | None, int | None, int | None]  # what the Trainer was set to
+    before: tuple[int | None, int | None, int | None] | None = None  # what the Trainer was set to
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         loop = trainer.fit_loop
@@ -38,5 +38,10 @@ class FinalValidation(L.Callback):
             trainer.fit_loop.min_epochs = trainer.fit_loop.epoch_loop.min_steps = None
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        loop = trainer.fit_loop  # a Trainer may fit again
-        trainer.check_val_every_n_epoch, loop.min_epochs, loop.epoch_loop.min_steps = self.before
+        if self.before is not None:
+            loop = trainer.fit_loop  # a Trainer may fit again
+            trainer.check_val_every_n_epoch, loop.min_epochs, loop.epoch_loop.min_steps = self.before
+            self.before = None
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self.on_train_end(trainer, pl_module)

@@ -169,9 +169,41 @@ def test_a_run_that_stopped_early_says_so_on_resuming(fit):
     again = fit("vae-digits", "--resume")
     assert again.returncode == 0 and "finished already: leave EarlyStopping out of trainer.callbacks" in again.stdout
     assert fit("vae-digits", "--resume", "--trainer.min_epochs", 3).returncode == 0  # it was not to stop so early
-    assert "finished already: leave" in fit("vae-digits", "--resume").stdout
     done = fit("vae-digits", "--resume", "--trainer.callbacks", "null", "--trainer.max_epochs", 4)
     assert done.returncode == 0 and "finished:" in done.stdout, done.stderr
+
+
+FALLING_AFTER_A_RISE = """
+import os, signal
+import lightning as L
+
+class Own(L.Callback):
+    def on_validation_epoch_end(self, trainer, pl_module):
+        pl_module.log("val/own", [10.0, 11.0, 9.0, 8.0, 7.0, 6.0][trainer.current_epoch])
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == int(os.environ.get("KILLED", -1)):
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_run_that_is_to_stop_early_after_so_many_epochs_does_so_though_it_was_killed(fit, tmp_path):
+    (tmp_path / "mine.py").write_text(FALLING_AFTER_A_RISE)
+    callbacks = "[mine.Own, {class_path: EarlyStopping, init_args: {monitor: val/own, patience: 1}}]"
+    limits = ("--trainer.min_epochs", 4, "--trainer.max_epochs", 6, "--trainer.check_val_every_n_epoch", 1)
+    settings = (*limits, "--checkpoint.every_n_seconds", 0, "--trainer.callbacks", callbacks)
+    assert fit("vae-digits", *settings).returncode == 0
+    assert (
+        fit("vae-digits", *settings, KILLED="50").returncode == -9
+    )  # in the third of four epochs, asked to stop in the second
+    assert fit("vae-digits", "--resume").returncode == 0
+    whole, resumed = (
+        torch.load(tmp_path / f"lightning_logs/vae-digits/version_{version}/checkpoints/last.ckpt", weights_only=True)
+        for version in (0, 1)
+    )
+    assert whole["global_step"] == resumed["global_step"] == 4 * 18
+    assert all(torch.equal(value, resumed["state_dict"][key]) for key, value in whole["state_dict"].items())
+    assert "finished already: leave EarlyStopping out of trainer.callbacks" in fit("vae-digits", "--resume").stdout
 
 
 def test_a_run_with_a_callback_of_lightning_s_that_takes_a_device_is_resumed(fit, tmp_path):
@@ -317,6 +349,7 @@ MISTAKES = {
     ),
     "an accelerator that is not there": (("vae-digits", "--trainer.accelerator", "tpu"), 1, "torch_xla", "pip install"),
     "a negative seed": (("vae-digits", "--seed", "-1"), 1, "--seed -1", "give 0 to 4294967295"),
+    "nothing but training": (("vae-digits", "--trainer.barebones", "true"), 1, "--trainer.barebones true", "leave it out"),
     "no checkpoints": (("vae-digits", "--trainer.enable_checkpointing", "false"), 1, "enable_checkpointing", "leave it out"),
     "another folder": (("vae-digits", "--trainer.default_root_dir", "x"), 1, "default_root_dir", "lightning_logs/"),
     "a missing value of a field": (
@@ -614,11 +647,13 @@ def test_an_empty_section_and_a_wrong_early_stopping_are_named(fit, tmp_path):
         answer = fit("--config", "bad.yaml")
         assert answer.returncode == 2
         assert f"model.init_args {said}" in answer.stderr
-    stopping = "{class_path: lightning.pytorch.callbacks.EarlyStopping, init_args: {monitor: val/los}}"
-    answer = fit("vae-digits", *QUICK, "--trainer.callbacks", f"[{stopping}]")
-    assert answer.returncode == 1
-    assert "val/los" in answer.stderr
-    assert "Traceback" not in answer.stderr
+    for option, said in (
+        ("monitor: val/los", "val/los"),
+        ("monitor: train/loss, check_on_train_epoch_end: true", "log_every_n"),
+    ):
+        stopping = f"{{class_path: lightning.pytorch.callbacks.EarlyStopping, init_args: {{{option}}}}}"
+        answer = fit("vae-digits", "--trainer.max_epochs", 2, "--trainer.callbacks", f"[{stopping}]")
+        assert answer.returncode == 1 and said in answer.stderr and "Traceback" not in answer.stderr
 
 
 def test_importing_dlkit_imports_nothing_heavy():

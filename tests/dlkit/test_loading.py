@@ -10,13 +10,18 @@ import dlkit
 from datamodules import Digits
 
 
+def save(method, path):
+    """Trains for a step, and saves a checkpoint."""
+    run = trainer(max_epochs=1, limit_train_batches=1, limit_val_batches=0)
+    run.fit(method, datamodule=Digits())
+    run.save_checkpoint(path, weights_only=False)
+    return path
+
+
 @pytest.fixture
 def checkpoint(tmp_path):
     """The path of one, of a linear Autoencoder."""
-    run = trainer(max_epochs=1, limit_train_batches=1, limit_val_batches=0)
-    run.fit(dlkit.Autoencoder((1, 8, 8), 2, "linear"), datamodule=Digits())
-    run.save_checkpoint(tmp_path / "a.ckpt", weights_only=False)
-    return tmp_path / "a.ckpt"
+    return save(dlkit.Autoencoder((1, 8, 8), 2, "linear"), tmp_path / "a.ckpt")
 
 
 def test_a_checkpoint_of_another_method_is_refused(checkpoint):
@@ -87,6 +92,19 @@ class Mistaken(dlkit.Autoencoder):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.scale = self.nothing
+
+
+class Scaled(dlkit.Autoencoder):
+    def __init__(self, scale=1.0, **kwargs):
+        super().__init__(**kwargs)
+
+
+def test_a_subclass_that_passes_its_settings_on_is_loaded_with_another(tmp_path):
+    path = save(Scaled(data_shape=(1, 8, 8), latent_dim=2), tmp_path / "b.ckpt")
+    loaded = Scaled.load_from_checkpoint(path, learning_rate=0.5, scale=2.0)
+    assert (loaded.learning_rate, loaded.latent_dim) == (0.5, 2)
+    with pytest.raises(ValueError, match="Scaled has no hyperparameter 'rate'"):
+        Scaled.load_from_checkpoint(path, rate=0.5)
 
 
 def test_a_mistake_in_a_class_of_one_s_own_is_not_the_file_s(checkpoint):

@@ -183,6 +183,19 @@ def test_a_trainer_that_was_made_to_validate_its_end_keeps_its_settings(tmp_path
     assert {name: getattr(trainer, name) for name in settings} == settings
 
 
+def test_a_trainer_that_fails_in_its_last_epoch_keeps_its_settings(tmp_path):
+    trainers = []
+
+    class Fail(Stop):
+        def on_train_batch_start(self, trainer, *rest):
+            trainers.append(trainer)
+            super().on_train_batch_start(trainer, *rest)
+
+    with pytest.raises(KeyError, match="stopped"):
+        train(tmp_path, METHODS["vae"], [FinalValidation(), Fail(7)], check_val_every_n_epoch=2)
+    assert trainers[0].check_val_every_n_epoch == 2
+
+
 class Listener(L.Callback):
     """Saves after each step, before `Checkpoints` hears of it, which Lightning tells last."""
 
