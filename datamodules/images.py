@@ -21,7 +21,8 @@ class Images(ImageData):
     """The pictures below a folder, held in memory as bytes. Sub-folders, where there are any, are the classes.
 
     Args:
-        root: the folder; `root/cat/1.png` has the class "cat", `root/1.png` has none. Hidden files are passed over.
+        root: the folder; `root/cat/1.png` has the class "cat", `root/1.png` has none. Hidden files are passed over. What is
+            transparent is white.
         size: height and width in pixels, square.
         mode: "rgb" or "grey".
         resize: "none" refuses pictures of another size; "crop" scales the shorter side to `size` and keeps the centre.
@@ -96,7 +97,10 @@ class Images(ImageData):
         try:
             with Image.open(path) as file:
                 depth = file.mode
-                picture = ImageOps.exif_transpose(file).convert({"rgb": "RGB", "grey": "L"}[self.mode])
+                picture = ImageOps.exif_transpose(file)
+                if picture.has_transparency_data:
+                    picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
+                picture = picture.convert({"rgb": "RGB", "grey": "L"}[self.mode])
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(f"{path} cannot be read as a picture ({error}): remove or replace it") from error
         if depth.startswith(("I", "F")):  # Pillow would cut the values off at 255

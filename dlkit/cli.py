@@ -38,6 +38,7 @@ USAGE = """\
 usage: {program} RECIPE [--model.FIELD VALUE] [--data.FIELD VALUE] [--trainer.FIELD VALUE] [--seed N]
        {program} RECIPE --resume          continue the newest run of this recipe, exactly
        {program} test RECIPE              evaluate its best checkpoint on the test data
+       {program} validate RECIPE          the same on the validation data; --ckpt_path FILE takes another checkpoint
        {program} cp RECIPE my.yaml        copy a recipe, to edit it
        {program} --config my.yaml         run a file of your own
        {program} RECIPE --help            the fields of a recipe
@@ -81,6 +82,8 @@ def find_recipe(name: str) -> Path:
     Raises:
         CommandLineError: there is none of that name.
     """
+    if name not in recipes() and Path(name).is_file():
+        raise CommandLineError(f"there is no recipe '{name}'\na file of your own is given as --config {name}")
     if name not in recipes():
         raise CommandLineError(f"there is no recipe '{name}'\n{suggestion(name, list(recipes()))}")
     return recipes()[name]
@@ -174,6 +177,11 @@ def runs_of(recipe: str) -> list[Path]:
     """The folders of a recipe's runs, oldest first."""
     folders = [path for path in (LOGS / recipe).glob("version_*") if path.name.removeprefix("version_").isdigit()]
     return sorted(folders, key=lambda path: int(path.name.removeprefix("version_")))
+
+
+def run_of(checkpoint: Path) -> Path:
+    """The folder of the run that a checkpoint lies in, as `checkpoints/best.ckpt`."""
+    return checkpoint.absolute().parent.parent
 
 
 def next_version(recipe: str) -> int:
@@ -316,7 +324,9 @@ def newest_run(name: str, command: str, path: Path, arguments: list[str]) -> tup
             del arguments[index : index + (1 if "=" in argument else 2)]
             if not Path(value).is_file():
                 raise CommandLineError(f"there is no checkpoint {value}\nname a .ckpt file")
-            config = Path(value).parent.parent / "config.yaml"
+            config = run_of(Path(value)) / "config.yaml"
+            if not config.is_file():
+                print(f"{value} lies in no run's folder, with the settings it was trained with: taking those of {path.name}")
             return (config if config.is_file() else path), -1, Path(value)
     runs = runs_of(name)
     if not runs:

@@ -8,7 +8,7 @@ import json
 import logging
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,14 @@ from PIL import Image
 import dlkit
 from dlkit.callbacks import Quality, RandomState, Translations
 from dlkit.callbacks.drawing import grid, is_image, square
+from dlkit.callbacks.random_state import isolated
+from dlkit.cli import run_of
 from dlkit.errors import USER_ERRORS, CommandLineError, NonFiniteError, explain, short_of_memory
 from dlkit.processes import accelerator, keep_freed_memory, whole, write_whole
 from dlkit.protocols import FitsLatentDensity, HasBaselines, HasTrivialBaselines, Samples
 from dlkit.settings import callbacks_of
 
+LARGEST_COVARIANCE = 4096  # elements of an example up to which baselines are computed, which takes their cube in time
 MEASURES: tuple[type[L.Callback], ...] = (Quality, Translations)
 
 # Lines that Lightning and its dependencies print at every run and that a user of dlkit can do nothing about.
@@ -65,6 +68,12 @@ def explain_errors(main: Callable[[], None]) -> int:
     return 0
 
 
+def training_examples(data: Any) -> Iterator[Any]:
+    """The training part in order, as methods are given it: not augmented, but where each batch is binarised anew."""
+    training = getattr(data, "binarize", None) == "dynamic"
+    return (data.prepare(batch, training) for batch in data.loader("train"))
+
+
 def configuration(checkpoint: Path) -> tuple[Path, dict[str, Any]]:
     """The `config.yaml` beside a checkpoint's folder: its path and its content.
 
@@ -72,11 +81,11 @@ def configuration(checkpoint: Path) -> tuple[Path, dict[str, Any]]:
         FileNotFoundError: there is no such file.
         ValueError: it is not the configuration of a run.
     """
-    path = checkpoint.parent.parent / "config.yaml"
+    path = run_of(checkpoint) / "config.yaml"
     if not path.is_file():
         raise FileNotFoundError(
             f"{checkpoint} needs its run's data and there is no {path}: keep the run's folder together, or, if fit.py did not "
-            f"write it, measure it by Lightning's Trainer.test"
+            f"write it, use it from Python"
         )
     try:
         config = yaml.safe_load(path.read_text())
@@ -128,7 +137,7 @@ def sample(
     out: Path = Path("samples"),
     seed: int = 0,
     labels: list[int] | None = None,
-    latents: str = "mixture",
+    latents: str | None = None,
 ) -> None:
     """Writes `number` samples of a checkpoint's method to `out`.npz (array `x`) and, if they are pictures, `out`.png.
 
@@ -138,7 +147,8 @@ def sample(
         out: path without suffix.
         seed: of the random numbers.
         labels: classes to go through in turn, for a conditional method.
-        latents: the density fitted to the latents of a method that has none of its own: "gaussian" or "mixture".
+        latents: the density fitted to the latents of a method that has none of its own: "gaussian" or "mixture"; None takes
+            the one in the checkpoint, or else fits a mixture.
 
     Raises:
         ValueError: the method does not sample, takes no labels or does not know one, or `number` or `seed` is out of range.
@@ -151,9 +161,8 @@ def sample(
     if not isinstance(method, Samples):
         raise ValueError(f"{checkpoint} is a {type(method).__name__}, which does not sample: use scripts/evaluate.py")
     torch.manual_seed(seed)
-    if isinstance(method, FitsLatentDensity):
-        data = data_of(checkpoint)  # all of the training part, in order, without augmentation
-        method.fit_latent_density([data.prepare(batch) for batch in data.loader("train")], latents)
+    if isinstance(method, FitsLatentDensity) and (latents is not None or method.latent_density is None):
+        method.fit_latent_density(training_examples(data_of(checkpoint)), latents or "mixture")
     if labels and "labels" not in inspect.signature(method.sample).parameters:
         raise ValueError(f"{checkpoint} is a {type(method).__name__}, which takes no labels: leave out --labels")
     classes = getattr(method, "num_classes", None)
@@ -170,7 +179,8 @@ def sample(
     with whole(written[0]) as temporary, temporary.open("wb") as file:
         np.savez(file, x=x.numpy())  # compressing floats takes ten times as long and saves little
     if is_image(x.shape[1:]):
-        picture = grid(square(x, max(1, math.isqrt(number))))
+        columns = math.isqrt(number)
+        picture = grid(square(torch.cat([x, x.new_zeros(-number % columns, *x.shape[1:])]), columns))
         written.append(Path(f"{out}.png"))
         with whole(written[1]) as temporary:
             Image.fromarray((picture.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)).save(temporary, format="PNG")
@@ -178,12 +188,17 @@ def sample(
 
 
 def baselines(method: Any, data: Any) -> dict[str, float]:
-    """The closed-form baselines of a method on its data, by name; none for a method that has none, or data not of dlkit."""
+    """The closed-form baselines of a method on its data, by name; none for a method that has none, large examples, or data
+    not of dlkit."""
     if not isinstance(method, HasBaselines) or not hasattr(data, "prepare"):  # a datamodule of the user's own
         return {}
-    train, test = (
-        torch.cat([data.prepare(batch).x.flatten(1).double() for batch in data.loader(split)]) for split in ("train", "test")
-    )
+    elements = math.prod(data.data_shape)
+    if elements > LARGEST_COVARIANCE:
+        print(f"closed-form baselines are left out: examples of {elements} elements have more than {LARGEST_COVARIANCE}")
+        return {}
+    with isolated():
+        train = torch.cat([batch.x.flatten(1).double() for batch in training_examples(data)])
+    test = torch.cat([data.prepare(batch).x.flatten(1).double() for batch in data.loader("test")])
     return method.baselines(train, test)
 
 
@@ -198,6 +213,8 @@ def evaluate(checkpoint: Path, split: str = "test", target: Path | None = None) 
     Returns:
         The metrics.
     """
+    if target is not None and target.is_dir():
+        raise ValueError(f"--json {target}: that is a folder, name a file in it")
     method, data = dlkit.load(checkpoint), data_of(checkpoint)
     torch.set_float32_matmul_precision("high")  # as where the run was tested
     trainer = L.Trainer(

@@ -44,12 +44,18 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def parameters(function: Any) -> dict[str, inspect.Parameter]:
-    """The parameters of a callable, without self; of a class that takes **kwargs those of its parent, too."""
-    found = {name: parameter for name, parameter in inspect.signature(function).parameters.items() if name != "self"}
-    if isinstance(function, type) and any(parameter.kind is parameter.VAR_KEYWORD for parameter in found.values()):
-        parent = next(kind for kind in function.__mro__ if "__init__" in vars(kind)).__mro__[1]
-        found = {**parameters(parent), **found}
-    return found
+    """The parameters of a callable, without self; of a class that takes **kwargs those of the classes behind it, too."""
+    if not isinstance(function, type):
+        return {**inspect.signature(function).parameters}
+    found: dict[str, inspect.Parameter] = {}
+    passed_on: dict[str, inspect.Parameter] = {}
+    for kind in (kind for kind in function.__mro__[:-1] if "__init__" in vars(kind)):
+        own = [parameter for name, parameter in inspect.signature(vars(kind)["__init__"]).parameters.items() if name != "self"]
+        passed_on = {parameter.name: parameter for parameter in own if parameter.kind is parameter.VAR_KEYWORD}
+        found = {parameter.name: parameter for parameter in own if parameter.name not in passed_on} | found
+        if not passed_on:
+            break
+    return found | passed_on
 
 
 def load(path: str | Path, map_location: Any = "cpu") -> Any:

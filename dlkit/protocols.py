@@ -155,6 +155,8 @@ class HasLatentUsage(Protocol):
 class FitsLatentDensity(Protocol):
     """Has a second stage: a density fitted to the latents when gradient training is over, from which to sample."""
 
+    latent_density: Any  # None until it is fitted
+
     def fit_latent_density(self, loader: Any, kind: str = "gaussian") -> None:
         """Fits the density to the latents of the examples that `loader` yields."""
         ...

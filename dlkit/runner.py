@@ -26,13 +26,13 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from dlkit.callbacks import Checkpoints, Compile, FinalValidation, Pictures, Progress, RandomState, Summary
 from dlkit.callbacks.checkpoints import stopped_early
 from dlkit.callbacks.summary import writer
-from dlkit.cli import LINKED, LINKED_ALWAYS, LOGS, next_version, options_of, recipes, tidy
+from dlkit.cli import LINKED, LINKED_ALWAYS, LOGS, next_version, options_of, recipes, run_of, tidy
 from dlkit.errors import USER_ERRORS, CommandLineError, explain, short_of_memory
 from dlkit.evaluation import measure, silence_nags
 from dlkit.loading import OTHER_NETWORK, parameters, read_checkpoint
 from dlkit.method import Method
 from dlkit.processes import accelerator, keep_freed_memory, world, write_whole
-from dlkit.settings import callbacks_of, check_fields, choose_classes
+from dlkit.settings import callbacks_of, check_fields, choose_classes, classes_first
 
 register_type(torch.device, fail_already_registered=False)  # or config.yaml could not name a callback's
 OFTENER = "give --trainer.log_every_n_steps no more than an epoch has"
@@ -209,10 +209,10 @@ def run(
         cli = DlkitCLI(
             name,
             linked,
-            [*chosen_file(command, path, version, checkpoint), *arguments],
+            [*chosen_file(command, path, version, checkpoint), *arguments, *(["--compile"] if compiled else [])],
             version,
             None if version is None or command != "fit" else saved["global_step"] if saved else 0,
-            args=["--config", str(path), *arguments],
+            args=["--config", str(path), *classes_first(arguments)],
             save_config_callback=SaveConfig if command == "fit" else None,
         )
     except (jsonargparse.ArgumentError, jsonargparse.ParserError) as error:
@@ -358,7 +358,9 @@ def evaluate(cli: DlkitCLI, command: str, checkpoint: Path | None) -> None:
     """Measures a checkpoint, and keeps the result in its run's folder as `test.json` or `validate.json`."""
     assert checkpoint is not None
     cli.trainer.logger = None
-    target = None if cli.trainer.fast_dev_run else checkpoint.parent.parent / f"{command}.json"  # pyright: ignore[reportAttributeAccessIssue]
+    # A checkpoint that was moved out of its run has the result beside it.
+    folder = run_of(checkpoint) if (run_of(checkpoint) / "config.yaml").is_file() else checkpoint.parent
+    target = None if cli.trainer.fast_dev_run else folder / f"{command}.json"  # pyright: ignore[reportAttributeAccessIssue]
     split = "test" if command == "test" else "val"
     measure(cli.trainer, cli.model, cli.datamodule, split, checkpoint, str(checkpoint), target, cli.overrides)
     end_together(cli.trainer)

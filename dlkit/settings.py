@@ -55,6 +55,17 @@ def import_class(path: str, base: type) -> type:
     return found
 
 
+def classes_first(arguments: list[str]) -> list[str]:
+    """The arguments with another class of a section before the fields that are given below it, as the parser wants them."""
+    first: list[str] = []
+    rest = list(arguments)
+    for index in reversed(range(len(rest))):
+        if rest[index].partition("=")[0] in ("--model", "--data"):
+            end = index + (1 if "=" in rest[index] else 2)
+            first, rest = rest[index:end] + first, rest[:index] + rest[end:]
+    return first + rest
+
+
 def check_fields(classes: dict[str, type], config: dict[str, Any], arguments: list[str], linked: list[str]) -> None:
     """Refuses a field that does not exist, in the file or on the command line, and names the nearest that does.
 

@@ -20,8 +20,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--labels", type=int, nargs="+", help="classes to go through, for a conditional method")
     parser.add_argument(
-        "--latents", choices=["gaussian", "mixture"], default="mixture",
-        help="density to fit to the latents of an autoencoder, which has none of its own (mixture)",
+        "--latents", choices=["gaussian", "mixture"],
+        help="density to fit to an autoencoder's latents (the one in the checkpoint, or else a mixture)",
     )  # fmt: skip
     arguments = parser.parse_args()
     sample(arguments.checkpoint, arguments.number, arguments.out, arguments.seed, arguments.labels, arguments.latents)

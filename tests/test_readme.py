@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-import dlkit
 from dlkit.cli import recipes
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
@@ -45,7 +44,14 @@ def test_the_subclass_of_the_readme_trains_from_the_command_line(fit, tmp_path):
     done = fit(*command.group(1).split(), "--trainer.max_epochs", 1)
     assert done.returncode == 0, done.stderr
     state = torch.load(tmp_path / "lightning_logs/vae-digits/version_0/checkpoints/last.ckpt", weights_only=True)
-    assert dlkit.VAE((1, 8, 8), 8).latent_dim == state["hyper_parameters"]["latent_dim"]
+    assert state["hyper_parameters"]["latent_dim"] == 8
+    assert state["dlkit"]["method"] == "mine.DeepVAE"
+    assert [len(value) for name, value in state["state_dict"].items() if re.match(r"encoder\..*weight", name)] == [
+        256,
+        256,
+        256,
+        16,
+    ]
 
 
 def test_a_folder_of_pictures_trains_as_the_readme_says(fit, tmp_path):
@@ -60,3 +66,11 @@ def test_a_folder_of_pictures_trains_as_the_readme_says(fit, tmp_path):
     arguments = command.group(1).replace("~/pictures", "pictures").split()
     done = fit(*arguments, "--trainer.max_epochs", 1)
     assert done.returncode == 0, done.stderr
+    tested = fit("test", "vae-digits")
+    assert tested.returncode == 0, tested.stderr
+    assert "baselines are left out: examples of 12288 elements" in tested.stdout
+    few = [argument if argument != "64" else "16" for argument in arguments]  # small, and fewer than latent dimensions
+    done = fit(*few, "--model.latent_dim", 16, "--trainer.max_epochs", 1)
+    assert done.returncode == 0, done.stderr
+    tested = fit("test", "vae-digits")
+    assert tested.returncode == 0 and "test/nll" in tested.stdout and "pca" not in tested.stdout, tested.stderr

@@ -200,7 +200,7 @@ class Autoencoder(Method):
             `pca_mse` on `test`, per element; of a linear network `train_mse_relative_to_pca`, which is at least 1, and
             `largest_angle_to_pca` between the two subspaces, in radians.
         """
-        if self.latent_dim >= train.shape[1]:
+        if self.latent_dim >= min(train.shape[1], len(train) - 1):
             return {}
         found = {"pca_mse": pca_mse(train, test, self.latent_dim)}
         if self.network == "linear":

@@ -295,7 +295,7 @@ class VAE(Method):
         Args:
             train, test: (n, elements), float64.
         """
-        if self.likelihood != "gaussian" or self.latent_dim >= train.shape[1]:
+        if self.likelihood != "gaussian" or self.latent_dim >= min(train.shape[1], len(train) - 1):
             return {}
         return {"probabilistic_pca_nll": probabilistic_pca_nll(train, test, self.latent_dim)}
 
@@ -385,7 +385,10 @@ class VAE(Method):
 
     @ability
     def interpolate(self, x0: Tensor, x1: Tensor, steps: int, labels: Tensor | None = None) -> Tensor:
-        """g((1 - a) f(x0) + a f(x1)), f the posterior mean, g the likelihood's mean: (batch, steps, *data_shape)."""
+        """g((1 - a) f(x0) + a f(x1)), f the posterior mean, g the likelihood's mean: (batch, steps, *data_shape).
+
+        A conditional model takes one label for the whole walk, x1 included.
+        """
         return interpolate(self, x0, x1, steps, labels)
 
     @ability

@@ -63,8 +63,8 @@ class Classifier(Method):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        if num_classes is None or num_classes < 1:
-            raise ValueError(f"num_classes={num_classes}: a classifier needs data with labels, or the number of classes")
+        if num_classes is None or num_classes < 2:
+            raise ValueError(f"num_classes={num_classes}: a classifier needs data with at least 2 classes")
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing={label_smoothing} is outside [0, 1)")
         self.data_shape = tuple(data_shape)

@@ -120,6 +120,14 @@ def test_colour_and_grey(loose):
         assert everything(data).dtype == torch.uint8
 
 
+def test_what_is_transparent_is_white(tmp_path):
+    """And what is half transparent half as much."""
+    for name, alpha in (("a", 0), ("b", 255), ("c", 51)):
+        save(tmp_path / f"{name}.png", np.full((8, 8, 4), (200, 0, 0, alpha), np.uint8))
+    colours = {tuple(x[:, 0, 0].tolist()) for x in everything(ready(tmp_path))}
+    assert colours == {(255, 255, 255), (200, 0, 0), (244, 204, 204)}
+
+
 def test_grey_is_the_luma_of_the_colours(tmp_path):
     for name, colour in (("a", (255, 0, 0)), ("b", (0, 255, 0)), ("c", (0, 0, 255))):
         save(tmp_path / f"{name}.png", np.full((8, 8, 3), colour, np.uint8))

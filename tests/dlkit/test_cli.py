@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -216,6 +217,39 @@ def test_a_run_with_a_callback_of_lightning_s_that_takes_a_device_is_resumed(fit
     assert done.returncode == 0, done.stderr
 
 
+def test_a_checkpoint_is_tested_as_it_was_trained_from_wherever_it_is_named(fit, tmp_path):
+    assert fit("vae-digits", "--data.binarize", "none", *QUICK).returncode == 0
+    run = tmp_path / "lightning_logs/vae-digits/version_0"
+    expected = fit("test", "vae-digits").stdout.splitlines()[1:]
+    script = FIT.with_name("evaluate.py")
+    for done in (
+        fit("test", "vae-digits", "--ckpt_path", "best.ckpt", folder=run / "checkpoints"),
+        fit("best.ckpt", script=script, folder=run / "checkpoints"),
+    ):
+        assert done.returncode == 0 and done.stdout.splitlines()[-len(expected) :] == expected, done.stderr
+    assert json.loads((run / "test.json").read_text())["overrides"] == ["--ckpt_path=best.ckpt"]
+    (tmp_path / "kept").mkdir()
+    shutil.copy(run / "checkpoints/best.ckpt", tmp_path / "kept/best.ckpt")
+    done = fit("test", "vae-digits", "--ckpt_path", "kept/best.ckpt")
+    assert "kept/best.ckpt lies in no run's folder" in done.stdout and "taking those of vae-digits.yaml" in done.stdout
+    assert (tmp_path / "kept/test.json").is_file() and not (tmp_path / "test.json").exists()
+
+
+def test_a_compiled_run_says_so(fit, tmp_path):
+    assert fit("vae-digits", "--compile", *QUICK, TORCH_COMPILE_DISABLE="1").returncode == 0
+    record = json.loads((tmp_path / "lightning_logs/vae-digits/version_0/run.json").read_text())
+    assert record["overrides"][-1] == "--compile"
+
+
+def test_fields_may_stand_before_their_class(fit, tmp_path):
+    fields = ("--model.latent_dim", 3, "--data.batch_size", 90)
+    done = fit("vae-digits", *fields, "--model", "dlkit.Autoencoder", "--data=datamodules.Digits", *QUICK)
+    assert done.returncode == 0, done.stderr
+    config = yaml.safe_load((tmp_path / "lightning_logs/vae-digits/version_0/config.yaml").read_text())
+    assert config["model"]["class_path"].endswith("Autoencoder") and config["model"]["init_args"]["latent_dim"] == 3
+    assert config["data"]["init_args"]["batch_size"] == 90
+
+
 def test_a_run_without_validation_has_its_hyperparameters_in_tensorboard(fit, tmp_path):
     done = fit("linear-autoencoder-digits", "--trainer.max_epochs", 1, "--data.val_size", 0)
     assert done.returncode == 0 and "no validation ran: there is no best.ckpt, and no pictures" in done.stdout
@@ -349,6 +383,10 @@ MISTAKES = {
     ),
     "an accelerator that is not there": (("vae-digits", "--trainer.accelerator", "tpu"), 1, "torch_xla", "pip install"),
     "a negative seed": (("vae-digits", "--seed", "-1"), 1, "--seed -1", "give 0 to 4294967295"),
+    "a file without --config": (("flat.py",), 2, "there is no recipe 'flat.py'", "--config flat.py"),
+    "a single class": (
+        ("classifier-digits", "--data", "flat.One"), 1, "num_classes=1", "at least 2 classes"
+    ),
     "nothing but training": (("vae-digits", "--trainer.barebones", "true"), 1, "--trainer.barebones true", "leave it out"),
     "no checkpoints": (("vae-digits", "--trainer.enable_checkpointing", "false"), 1, "enable_checkpointing", "leave it out"),
     "another folder": (("vae-digits", "--trainer.default_root_dir", "x"), 1, "default_root_dir", "lightning_logs/"),
@@ -388,6 +426,7 @@ def test_a_mistake_gets_a_clear_sentence_and_no_traceback(fit, tmp_path, name):
     arguments, code, *parts = MISTAKES[name]
     (tmp_path / "flat.py").write_text(
         "import torch, datamodules\nfrom dlkit.batches import Examples\n"
+        "class One(datamodules.Digits):\n    num_classes = property(lambda self: 1, lambda self, value: None)\n"
         "class Flat(datamodules.Digits):\n    data_shape = (64,)\n"
         "    def load(self):\n        return {k: v._replace(x=v.x.flatten(1)) for k, v in super().load().items()}\n"
     )

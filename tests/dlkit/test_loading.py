@@ -8,6 +8,7 @@ from training import trainer
 
 import dlkit
 from datamodules import Digits
+from dlkit.loading import parameters
 
 
 def save(method, path):
@@ -92,6 +93,24 @@ class Mistaken(dlkit.Autoencoder):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.scale = self.nothing
+
+
+class Mixed:
+    def __init__(self, scale=1.0, **kwargs):
+        super().__init__(**kwargs)
+
+
+class MixedIn(Mixed, dlkit.Autoencoder):
+    pass
+
+
+def test_the_parameters_of_a_class_are_those_that_it_can_be_built_with():
+    own = set(parameters(dlkit.Autoencoder))
+    assert "latent_dim" in own and not {"self", "kwargs"} & own
+    assert set(parameters(MixedIn)) == own | {"scale"} == set(parameters(Scaled))
+    assert set(parameters(Mixed)) == {"scale", "kwargs"}  # of which nobody knows where they go
+    assert set(parameters(lambda a, *, b=1: None)) == {"a", "b"}
+    assert not parameters(type("Empty", (), {}))
 
 
 class Scaled(dlkit.Autoencoder):

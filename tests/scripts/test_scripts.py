@@ -11,12 +11,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import lightning as L
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
-from dlkit.evaluation import measures_of
+import dlkit
+from datamodules import Digits
+from dlkit.evaluation import baselines, measures_of
 
 SCRIPTS = Path(__file__).parent.parent.parent / "scripts"
 QUICK = ("--trainer.max_epochs", 1, "--trainer.check_val_every_n_epoch", 1)
@@ -31,6 +35,9 @@ def test_samples_are_written_as_a_picture_and_as_numbers(fit, tmp_path):
     assert x.shape == (9, 1, 8, 8)
     with Image.open(tmp_path / "out" / "a.png") as picture:
         assert picture.size == (3 * 44, 3 * 44)
+    fit(checkpoint, "--number", 10, "--out", "out/c", script=SCRIPTS / "sample.py")
+    with Image.open(tmp_path / "out" / "c.png") as picture:
+        assert picture.size == (3 * 44, 4 * 44)  # the tenth is there
     fit(checkpoint, "--number", 9, "--out", "out/b", "--seed", 1, script=SCRIPTS / "sample.py")
     assert np.array_equal(x, np.load(tmp_path / "out" / "b.npz")["x"])
     refused = fit(checkpoint, "--labels", 3, script=SCRIPTS / "sample.py")
@@ -58,6 +65,16 @@ def test_an_autoencoder_is_given_a_density_to_sample_from(fit, tmp_path):
         done = fit(checkpoint, "--latents", latents, "--number", 4, "--out", latents, script=SCRIPTS / "sample.py")
         assert done.returncode == 0, done.stderr
         assert np.load(tmp_path / f"{latents}.npz")["x"].shape == (4, 1, 8, 8)
+    method = dlkit.load(tmp_path / checkpoint)
+    method.latent_density = {"weights": torch.ones(1), "means": torch.ones(1, method.latent_dim)}
+    method.latent_density["scales"] = torch.zeros(1, method.latent_dim, method.latent_dim)
+    saver = L.Trainer(logger=False, accelerator="cpu", enable_checkpointing=False)
+    saver.strategy.connect(method)
+    saver.save_checkpoint(tmp_path / "kept.ckpt")
+    done = fit("kept.ckpt", "--number", 4, "--out", "kept", script=SCRIPTS / "sample.py")
+    assert done.returncode == 0, done.stderr
+    expected = method.decode(torch.ones(4, method.latent_dim)).detach().numpy()
+    np.testing.assert_allclose(np.load(tmp_path / "kept.npz")["x"], expected, rtol=1e-5)
 
 
 def test_a_checkpoint_is_measured_beside_its_baseline(fit, tmp_path):
@@ -69,6 +86,17 @@ def test_a_checkpoint_is_measured_beside_its_baseline(fit, tmp_path):
     assert metrics["pca_mse"] == pytest.approx(0.0253, abs=1e-4)
     assert metrics["train_mse_relative_to_pca"] > 1
     assert "pca_mse" in done.stdout
+    answer = fit(checkpoint, "--json", ".", script=SCRIPTS / "evaluate.py")
+    assert answer.returncode == 1 and "--json .: that is a folder" in answer.stderr
+
+
+def test_baselines_are_fitted_to_what_the_method_learns_from():
+    """Binarised anew for each batch or once: the same distribution, and not that of the grey digits."""
+    method = dlkit.DenoisingAutoencoder((1, 8, 8), 8)
+    grey, once, anew = (baselines(method, Digits(binarize=kind))["wiener_mse"] for kind in ("none", "static", "dynamic"))
+    assert anew == pytest.approx(once, rel=0.02)
+    assert anew == baselines(method, Digits(binarize="dynamic"))["wiener_mse"]
+    assert grey < 0.8 * anew
 
 
 def test_what_a_run_measured_by_callbacks_is_measured_again(tmp_path):
@@ -194,6 +222,27 @@ def test_the_table_is_written_from_runs_and_an_untested_recipe_says_so(fit, tmp_
     assert text.endswith("after\n")
     assert "a stale row" not in text
     assert fit("--check", script=script).returncode == 0
+    record = tmp_path / "scripts" / "results.json"
+    kept = record.read_text()
+    record.write_text(kept.replace('"seed": 7', '"seed": 6'))
+    answer = fit(script=script)
+    assert answer.returncode == 0 and "no finished and tested run here has its seed 6" in answer.stderr
+    assert '"seed": 6' in record.read_text()
+    record.write_text(kept)
+    tested = tmp_path / "lightning_logs/denoising-digits/version_0/test.json"
+    whole = tested.read_text()
+    for content, said, code in (
+        (whole.replace("test/mse", "test/mse_"), "the test of seed 7 lacks test/mse", 0),
+        (whole[:99], "damaged", 1),
+    ):
+        tested.write_text(content)
+        answer = fit(script=script)
+        assert answer.returncode == code and said in answer.stderr
+        assert (record.read_text(), (tmp_path / "README.md").read_text()) == (kept, text)
+    tested.write_text(whole)
+    (tmp_path / "README.md").write_text(text.replace("<!-- end of results -->", ""))
+    answer = fit(script=script)
+    assert answer.returncode == 1 and "put them back" in answer.stderr
     (tmp_path / "README.md").write_text(text.replace("not run", "89.0"))
     assert fit("--check", script=script).returncode == 1
 
