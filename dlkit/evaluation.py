@@ -192,13 +192,13 @@ def baselines(method: Any, data: Any) -> dict[str, float]:
     not of dlkit."""
     if not isinstance(method, HasBaselines) or not hasattr(data, "prepare"):  # a datamodule of the user's own
         return {}
-    elements = math.prod(data.data_shape)
+    test = torch.cat([data.prepare(batch).x.flatten(1).double() for batch in data.loader("test")])
+    elements = test.shape[1]
     if elements > LARGEST_COVARIANCE:
         print(f"closed-form baselines are left out: examples of {elements} elements have more than {LARGEST_COVARIANCE}")
         return {}
     with isolated():
         train = torch.cat([batch.x.flatten(1).double() for batch in training_examples(data)])
-    test = torch.cat([data.prepare(batch).x.flatten(1).double() for batch in data.loader("test")])
     return method.baselines(train, test)
 
 

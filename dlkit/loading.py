@@ -52,7 +52,8 @@ def parameters(function: Any) -> dict[str, inspect.Parameter]:
     for kind in (kind for kind in function.__mro__[:-1] if "__init__" in vars(kind)):
         own = [parameter for name, parameter in inspect.signature(vars(kind)["__init__"]).parameters.items() if name != "self"]
         passed_on = {parameter.name: parameter for parameter in own if parameter.kind is parameter.VAR_KEYWORD}
-        found = {parameter.name: parameter for parameter in own if parameter.name not in passed_on} | found
+        named = [parameter for parameter in own if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)]
+        found = {parameter.name: parameter for parameter in named} | found
         if not passed_on:
             break
     return found | passed_on

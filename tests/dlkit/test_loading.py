@@ -114,8 +114,8 @@ def test_the_parameters_of_a_class_are_those_that_it_can_be_built_with():
 
 
 class Scaled(dlkit.Autoencoder):
-    def __init__(self, scale=1.0, **kwargs):
-        super().__init__(**kwargs)
+    def __init__(self, *args, scale=1.0, **kwargs):
+        super().__init__(*args, **kwargs)
 
 
 def test_a_subclass_that_passes_its_settings_on_is_loaded_with_another(tmp_path):
