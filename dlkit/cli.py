@@ -82,10 +82,13 @@ def find_recipe(name: str) -> Path:
     Raises:
         CommandLineError: there is none of that name.
     """
-    if name not in recipes() and Path(name).is_file():
-        raise CommandLineError(f"there is no recipe '{name}'\na file of your own is given as --config {name}")
+    mends = {
+        ".yaml": f"a file of your own is given as --config {name}",
+        ".ckpt": f"a checkpoint is tested by --ckpt_path {name}",
+    }
     if name not in recipes():
-        raise CommandLineError(f"there is no recipe '{name}'\n{suggestion(name, list(recipes()))}")
+        mend = mends.get(Path(name).suffix) or suggestion(name, list(recipes()))
+        raise CommandLineError(f"there is no recipe '{name}'\n{mend}")
     return recipes()[name]
 
 

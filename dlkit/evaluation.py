@@ -69,7 +69,8 @@ def explain_errors(main: Callable[[], None]) -> int:
 
 
 def training_examples(data: Any) -> Iterator[Any]:
-    """The training part in order, as methods are given it: not augmented, but where each batch is binarised anew."""
+    """The training part in order, as methods are given it: as in training where each batch is binarised anew, and so shifted
+    where that is asked for too, else not augmented."""
     training = getattr(data, "binarize", None) == "dynamic"
     return (data.prepare(batch, training) for batch in data.loader("train"))
 
@@ -124,7 +125,7 @@ def data_of(checkpoint: Path) -> Any:
         raise ValueError(f"{path} is not the configuration of a run: restore it") from error
     exports = importlib.import_module("datamodules").EXPORTS
     if name not in exports or package not in ("datamodules", exports[name]):
-        raise ValueError(f"{path} names the data {config['class_path']}, which is not dlkit's: measure it by fit.py test")
+        raise ValueError(f"{path} names the data {config['class_path']}, which is not dlkit's: use fit.py test, or Python")
     try:
         return getattr(importlib.import_module("datamodules"), name)(**(config.get("init_args") or {}))
     except TypeError as error:
@@ -192,13 +193,13 @@ def baselines(method: Any, data: Any) -> dict[str, float]:
     not of dlkit."""
     if not isinstance(method, HasBaselines) or not hasattr(data, "prepare"):  # a datamodule of the user's own
         return {}
-    test = torch.cat([data.prepare(batch).x.flatten(1).double() for batch in data.loader("test")])
-    elements = test.shape[1]
+    elements = next(iter(data.loader("test"))).x[0].numel()
     if elements > LARGEST_COVARIANCE:
         print(f"closed-form baselines are left out: examples of {elements} elements have more than {LARGEST_COVARIANCE}")
         return {}
     with isolated():
         train = torch.cat([batch.x.flatten(1).double() for batch in training_examples(data)])
+    test = torch.cat([data.prepare(batch).x.flatten(1).double() for batch in data.loader("test")])
     return method.baselines(train, test)
 
 

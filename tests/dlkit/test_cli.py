@@ -383,7 +383,8 @@ MISTAKES = {
     ),
     "an accelerator that is not there": (("vae-digits", "--trainer.accelerator", "tpu"), 1, "torch_xla", "pip install"),
     "a negative seed": (("vae-digits", "--seed", "-1"), 1, "--seed -1", "give 0 to 4294967295"),
-    "a file without --config": (("flat.py",), 2, "there is no recipe 'flat.py'", "--config flat.py"),
+    "a file without --config": (("my.yaml",), 2, "there is no recipe 'my.yaml'", "--config my.yaml"),
+    "a checkpoint for a recipe": (("test", "a/best.ckpt"), 2, "there is no recipe", "--ckpt_path a/best.ckpt"),
     "a single class": (
         ("classifier-digits", "--data", "flat.One"), 1, "num_classes=1", "at least 2 classes"
     ),
