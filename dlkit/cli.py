@@ -82,11 +82,11 @@ def find_recipe(name: str) -> Path:
     Raises:
         CommandLineError: there is none of that name.
     """
-    mends = {
-        ".yaml": f"a file of your own is given as --config {name}",
-        ".ckpt": f"a checkpoint is tested by --ckpt_path {name}",
-    }
     if name not in recipes():
+        mends = {
+            ".yaml": f"a file of your own is given as --config {name}",
+            ".ckpt": f"a checkpoint is tested by --ckpt_path {name}",
+        }
         mend = mends.get(Path(name).suffix) or suggestion(name, list(recipes()))
         raise CommandLineError(f"there is no recipe '{name}'\n{mend}")
     return recipes()[name]

@@ -198,7 +198,8 @@ class Autoencoder(Method):
 
         Returns:
             `pca_mse` on `test`, per element; of a linear network `train_mse_relative_to_pca`, which is at least 1, and
-            `largest_angle_to_pca` between the two subspaces, in radians.
+            `largest_angle_to_pca` between the two subspaces, in radians. Nothing where there are too few elements or training
+            rows to leave an error over.
         """
         if self.latent_dim >= min(train.shape[1], len(train) - 1):
             return {}

@@ -294,6 +294,9 @@ class VAE(Method):
 
         Args:
             train, test: (n, elements), float64.
+
+        Returns:
+            `probabilistic_pca_nll`; nothing where there are too few elements or training rows to leave a variance over.
         """
         if self.likelihood != "gaussian" or self.latent_dim >= min(train.shape[1], len(train) - 1):
             return {}
